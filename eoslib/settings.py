@@ -1,0 +1,188 @@
+"""The one table of named experiments.
+
+A :class:`Setting` says everything that a run depends on besides its seed: data, network, criterion, learning rate and
+lengths.  Each named experiment has three scales: ``paper`` (published sizes), ``quick`` (what a newcomer and CI run) and
+``test`` (still smaller, for the test suite).  Nothing here imports JAX, so that the task graph can read it cheaply.
+
+>>> get("mlp-cats-dogs", "quick").learning_rate
+0.01
+>>> get("mlp-cats-dogs", "quick", learning_rate=0.02).key(seed=1)
+'mlp-cats-dogs--eta0.02--seed1'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+SCALES = ("test", "quick", "paper")
+DATASETS = ("cifar10", "cats-dogs", "sst2")
+MODELS = ("mlp", "cnn", "resnet18", "vgg11", "transformer", "bert-tiny")
+ACTIVATIONS = ("swish", "tanh", "gelu", "relu", "softplus")
+CRITERIA = ("squared-error", "cross-entropy", "logistic")
+
+
+def _known(field: str, value: str, known) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One experiment at one scale.
+
+    Attributes:
+        name: Row of the table, e.g. ``"mlp-cats-dogs"``.
+        scale: ``"test"``, ``"quick"`` or ``"paper"``.
+        dataset: One of :data:`DATASETS`.
+        n: Number of training samples (full batch).
+        model: One of :data:`MODELS`.
+        width: Hidden width (MLP), channels (CNN, ResNet, VGG) or embedding width (encoders).
+        activation: One of :data:`ACTIVATIONS`.
+        criterion: One of :data:`CRITERIA`.
+        learning_rate: Step size η of full-batch gradient descent.
+        edge_steps: Most gradient-descent steps spent on reaching S = 2/η.
+        tracked_steps: Steps recorded from the instability on.
+        image_size: Side of the images in pixels (32, or 16 for a 2×2 average pool of them).
+        micro_batch: Samples per derivative evaluation; ``None`` takes the whole batch at once.
+        strided: Steps between the costly extras (spectrum, tensor norms, profile along u); 0 switches them off.
+        generalized: Whether the generalized prediction is advanced too (one gradient a step more).
+
+    Raises:
+        ValueError: on an unknown name or a size or rate that is out of range, with the value received.
+    """
+
+    name: str
+    scale: str
+    dataset: str
+    n: int
+    model: str
+    width: int
+    criterion: str
+    learning_rate: float
+    edge_steps: int
+    tracked_steps: int
+    activation: str = "swish"
+    image_size: int = 32
+    micro_batch: int | None = None
+    strided: int = 25
+    generalized: bool = False
+
+    def __post_init__(self):
+        _known("scale", self.scale, SCALES)
+        _known("dataset", self.dataset, DATASETS)
+        _known("model", self.model, MODELS)
+        _known("activation", self.activation, ACTIVATIONS)
+        _known("criterion", self.criterion, CRITERIA)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        for field in ("n", "width", "edge_steps"):
+            if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
+                raise ValueError(f"{field} must be a positive integer, got {getattr(self, field)!r}")
+        for field in ("tracked_steps", "strided"):
+            if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 0):
+                raise ValueError(f"{field} must be a non-negative integer, got {getattr(self, field)!r}")
+        if self.image_size not in (16, 32):
+            raise ValueError(f"image_size must be 16 or 32, got {self.image_size!r}")
+        if self.micro_batch is not None and not 1 <= self.micro_batch <= self.n:
+            raise ValueError(f"micro_batch must lie in 1..n={self.n} or be None, got {self.micro_batch!r}")
+        if self.dataset != "cifar10" and self.n % 2:
+            raise ValueError(f"n must be even for the balanced data set {self.dataset!r}, got {self.n}")
+        if self.criterion == "logistic" and self.dataset == "cifar10":
+            raise ValueError("the logistic criterion needs labels ±1, got the ten classes of 'cifar10'")
+        if (self.model in ("transformer", "bert-tiny")) != (self.dataset == "sst2"):
+            raise ValueError(f"model {self.model!r} does not read data set {self.dataset!r}")
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the network: ten classes, or two under cross-entropy, or one score for labels ±1."""
+        if self.dataset == "cifar10":
+            return 10
+        return 2 if self.criterion == "cross-entropy" else 1
+
+    def key(self, seed: int) -> str:
+        """Name of the run of this setting with this seed (its file is ``results/<scale>/<key>.nc``)."""
+        return f"{self.name}--eta{self.learning_rate:g}--seed{seed}"
+
+    def digest(self) -> str:
+        """SHA-256 (16 hex digits) of every field: a changed setting is another run."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _row(common: dict, *, test: dict, quick: dict, paper: dict) -> dict[str, dict]:
+    return {"test": common | test, "quick": common | quick, "paper": common | paper}
+
+
+# Chosen so that the edge is met soon and ε = η√α stays small (PAPER.md: theory's regime); see the settings chapter.
+_TABLE: dict[str, dict[str, dict]] = {
+    "mlp-cats-dogs": _row(
+        dict(dataset="cats-dogs", model="mlp", criterion="squared-error"),
+        test=dict(n=200, width=16, learning_rate=0.02, edge_steps=2000, tracked_steps=60),
+        quick=dict(n=1000, width=64, learning_rate=0.01, edge_steps=4000, tracked_steps=400),
+        paper=dict(n=5000, width=200, learning_rate=0.02, edge_steps=6000, tracked_steps=1000),
+    ),
+    "mlp-cifar10": _row(
+        dict(dataset="cifar10", model="mlp", criterion="squared-error"),
+        test=dict(n=200, width=16, learning_rate=0.02, edge_steps=2000, tracked_steps=60),
+        quick=dict(n=1000, width=64, learning_rate=0.02, edge_steps=4000, tracked_steps=300),
+        paper=dict(n=5000, width=200, learning_rate=0.02, edge_steps=6000, tracked_steps=1000),
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all experiments."""
+    return tuple(_TABLE)
+
+
+def get(name: str, scale: str = "quick", **overrides) -> Setting:
+    """The named experiment at a scale, with any field overridden.
+
+    Raises:
+        ValueError: on an unknown name, scale, field or value; the message lists what is known.
+    """
+    _known("setting", name, tuple(_TABLE))
+    _known("scale", scale, SCALES)
+    fields = {f.name for f in dataclasses.fields(Setting)}
+    for field in overrides:
+        _known("field of Setting", field, sorted(fields))
+    return Setting(**({"name": name, "scale": scale} | _TABLE[name][scale] | overrides))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that a notebook draws on: a named experiment, possibly at another η, and an offset to the seed."""
+
+    name: str
+    learning_rate: dict[str, float] | None = None
+    seed_offset: int = 0
+
+    def setting(self, scale: str) -> Setting:
+        return get(self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {}))
+
+    def key(self, scale: str, seed: int) -> str:
+        return self.setting(scale).key(seed + self.seed_offset)
+
+
+def _rates(name: str, test, quick, paper) -> tuple[Run, ...]:
+    return tuple(Run(name, dict(test=t, quick=q, paper=p)) for t, q, p in zip(test, quick, paper, strict=True))
+
+
+_THREE_RATES = _rates("mlp-cats-dogs", (0.04, 0.02, 0.015), (0.02, 0.01, 0.005), (0.04, 0.02, 0.01))
+
+#: Which runs each notebook draws on; the task graph and the notebooks read the same table.
+NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
+    "01_progressive_sharpening": _THREE_RATES,
+    "02_edge_of_stability": _THREE_RATES,
+}
+
+
+def notebook_runs(notebook: str, scale: str) -> tuple[Setting, ...]:
+    """Settings of the runs that a notebook draws on, at a scale.
+
+    Raises:
+        ValueError: on a notebook that is not in :data:`NOTEBOOK_RUNS`.
+    """
+    _known("notebook", notebook, tuple(NOTEBOOK_RUNS))
+    return tuple(run.setting(scale) for run in NOTEBOOK_RUNS[notebook])
