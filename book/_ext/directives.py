@@ -1,0 +1,458 @@
+"""Directives that turn records into pages: the story figure, the claims table, the gallery, the status page."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import records
+from docutils import nodes
+from docutils.parsers.rst import directives as options
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+
+def badge(verdict: str) -> nodes.inline:
+    """A verdict, told by its word and its sign as well as by its colour."""
+    good = verdict == "holds"
+    kind = "verdict-holds" if good else "verdict-fails"
+    return nodes.inline(
+        "", f"{'✓' if good else '✗'} {verdict}", classes=["verdict", kind]
+    )
+
+
+def by_notebook(entries: list[dict]) -> dict[str, list[dict]]:
+    """Entries grouped by notebook, in the order of the notebooks' names, which is that of the argument."""
+    groups: dict[str, list[dict]] = {}
+    for entry in sorted(entries, key=lambda entry: entry["notebook"]):
+        groups.setdefault(entry["notebook"], []).append(entry)
+    return groups
+
+
+class RecordDirective(SphinxDirective):
+    """A directive that reads the build's records; recorded sentences are parsed as MyST."""
+
+    has_content = False
+
+    @property
+    def found(self) -> records.Records:
+        return self.config.eosbook_records
+
+    @property
+    def compared(self) -> records.Records | None:
+        return self.config.eosbook_compared
+
+    def paragraph(
+        self, *parts: str | nodes.Node, classes: tuple[str, ...] = ()
+    ) -> nodes.paragraph:
+        """A paragraph of MyST strings and of ready nodes."""
+        paragraph = nodes.paragraph(classes=list(classes))
+        for part in parts:
+            if isinstance(part, str):
+                parsed, messages = self.state.inline_text(part, self.lineno)
+                paragraph += [*parsed, *messages]
+            else:
+                paragraph += part
+        return paragraph
+
+    def table(
+        self,
+        header: list[str],
+        rows: list[list[list[nodes.Node]]],
+        widths: list[int],
+        name: str,
+    ) -> nodes.container:
+        """A table inside a box that scrolls where the page is too narrow for it."""
+        group = nodes.tgroup(cols=len(header))
+        group += [nodes.colspec(colwidth=width) for width in widths]
+        head, body = nodes.thead(), nodes.tbody()
+        head += nodes.row(
+            "", *(nodes.entry("", nodes.paragraph("", text)) for text in header)
+        )
+        body += [
+            nodes.row("", *(nodes.entry("", *cell) for cell in row)) for row in rows
+        ]
+        group += [head, body]
+        return nodes.container(
+            "", nodes.table("", group, classes=[name]), classes=["table-box"]
+        )
+
+    def section(
+        self, title: str, identifier: str, *content: nodes.Node
+    ) -> nodes.section:
+        section = nodes.section(
+            "", nodes.title("", title), *content, ids=[nodes.make_id(identifier)]
+        )
+        self.state.document.note_explicit_target(section, section)
+        return section
+
+    def chapter_file(self, notebook: str) -> Path:
+        return Path(self.env.srcdir) / "chapters" / f"{notebook}.ipynb"
+
+    def chapter_cells(self, notebook: str) -> dict:
+        try:
+            return json.loads(self.chapter_file(notebook).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"cells": [], "metadata": {}}
+
+    def chapter_title(self, notebook: str) -> str:
+        """First heading of a chapter; the notebook's name in words where the chapter is not in this build."""
+        for cell in self.chapter_cells(notebook)["cells"]:
+            for line in "".join(cell["source"]).splitlines():
+                if cell["cell_type"] == "markdown" and line.startswith("# "):
+                    return line[2:].strip()
+        return notebook.partition("_")[2].replace("_", " ").capitalize()
+
+    def chapter_link(self, notebook: str, text: str | None = None) -> nodes.Node:
+        """Link to a chapter; a record without a chapter in the book is a warning, and so fails the build."""
+        attributes = {
+            "refdomain": "std",
+            "reftype": "doc",
+            "refexplicit": text is not None,
+            "refwarn": True,
+        }
+        link = addnodes.pending_xref(
+            "", refdoc=self.env.docname, reftarget=f"/chapters/{notebook}", **attributes
+        )
+        return link + nodes.inline("", text or notebook)
+
+    def image(self, figure: dict, lazy: bool) -> nodes.image:
+        source = f"/_generated/figures/{figure['notebook']}/{figure['id']}.png"
+        return nodes.image(
+            uri=source, alt=figure["alt"], loading="lazy" if lazy else "eager"
+        )
+
+    def download(self, figure: dict, kind: str) -> nodes.Node:
+        target = f"/_generated/figures/{figure['notebook']}/{figure['id']}.{kind}"
+        link = addnodes.download_reference(
+            "", reftarget=target, refdoc=self.env.docname, reftype="download"
+        )
+        return link + nodes.inline("", kind.upper())
+
+
+class ClaimsTable(RecordDirective):
+    """Every claim: its sentence, what was predicted, what was measured at each recorded scale, and the verdict."""
+
+    def run(self) -> list[nodes.Node]:
+        scales = [found for found in (self.found, self.compared) if found]
+        header = [
+            "Claim",
+            "Predicted",
+            *(f"Measured at {found.scale} scale" for found in scales),
+        ]
+        widths = [50, 14, *([18] * len(scales))]
+        sections = []
+        for notebook, claims in by_notebook(self.found.claims).items():
+            rows = [
+                [
+                    self.told(c),
+                    self.predicted(c),
+                    *(self.measured(found, c) for found in scales),
+                ]
+                for c in claims
+            ]
+            chapter = self.paragraph(
+                "Argued in ", self.chapter_link(notebook), ".", classes=("chapter-of",)
+            )
+            table = self.table(header, rows, widths, "claims")
+            sections.append(
+                self.section(
+                    self.chapter_title(notebook), f"claims-{notebook}", chapter, table
+                )
+            )
+        return sections
+
+    def told(self, claim: dict) -> list[nodes.Node]:
+        why = str(claim["reason"]).rstrip(".")
+        measure = (
+            f"{claim['quantity']}. Tolerance {records.show(claim['tolerance'])}: {why}."
+        )
+        return [
+            self.paragraph(claim["sentence"], classes=("claim-sentence",)),
+            self.paragraph(measure, classes=("claim-reason",)),
+        ]
+
+    def predicted(self, claim: dict) -> list[nodes.Node]:
+        relation = {"at most": "≤ ", "at least": "≥ "}.get(claim.get("relation"), "")
+        return [
+            nodes.paragraph(
+                "", relation + records.show(claim["predicted"]), classes=["number"]
+            )
+        ]
+
+    def measured(self, found: records.Records, claim: dict) -> list[nodes.Node]:
+        same = found.claim(claim["id"])
+        if same is None:
+            return [nodes.paragraph("", "not recorded")]
+        number = nodes.paragraph("", records.with_spread(same), classes=["number"])
+        return [number, nodes.paragraph("", "", badge(same["verdict"]))]
+
+
+class FigureGallery(RecordDirective):
+    """Every figure of the shown scale as a picture with its caption, its chapter, its files and its provenance."""
+
+    def run(self) -> list[nodes.Node]:
+        return [
+            self.section(
+                self.chapter_title(notebook),
+                f"figures-{notebook}",
+                nodes.container(
+                    "", *(self.card(figure) for figure in figures), classes=["gallery"]
+                ),
+            )
+            for notebook, figures in by_notebook(self.found.figures).items()
+        ]
+
+    def card(self, figure: dict) -> nodes.container:
+        links = self.paragraph(
+            self.chapter_link(figure["notebook"], "Chapter"),
+            " · ",
+            self.download(figure, "svg"),
+            " · ",
+            self.download(figure, "png"),
+            classes=("figure-links",),
+        )
+        picture = nodes.container(
+            "", self.image(figure, lazy=True), classes=["figure-card"]
+        )
+        caption = self.paragraph(figure["caption"], classes=("figure-caption",))
+        told = nodes.paragraph(
+            "", provenance_line(figure["provenance"]), classes=["provenance"]
+        )
+        return nodes.container(
+            "", picture, caption, links, told, classes=["gallery-item"]
+        )
+
+
+class StoryFigure(RecordDirective):
+    """The first recorded figure of the argument ``notebook/id notebook/id …``, with its caption."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"class": options.class_option}
+
+    def run(self) -> list[nodes.Node]:
+        wanted = self.arguments[0].split()
+        figures = {
+            f"{figure['notebook']}/{figure['id']}": figure
+            for figure in self.found.figures
+        }
+        name = next((name for name in wanted if name in figures), None)
+        if name is None:
+            raise self.error(
+                f"none of the figures {', '.join(wanted)} is recorded; recorded: {', '.join(figures) or 'none'}"
+            )
+        figure = figures[name]
+        picture = nodes.container(
+            "", self.image(figure, lazy=False), classes=["figure-card"]
+        )
+        told = nodes.paragraph(
+            "", provenance_line(figure["provenance"]), classes=["provenance"]
+        )
+        caption = nodes.paragraph(
+            "", plain(figure["caption"]), classes=["figure-caption"]
+        )
+        return [
+            nodes.container(
+                "",
+                picture,
+                caption,
+                told,
+                classes=["story", *self.options.get("class", [])],
+            )
+        ]
+
+
+def plain(text: str) -> str:
+    """A caption without formulas: the first page is quick because it loads no MathJax.
+
+    >>> plain("It meets $2/\\\\eta$ (dashed), where $S(\\\\theta_t)$ stays.")
+    'It meets 2/η (dashed), where S(θₜ) stays.'
+    """
+    signs = {
+        r"\eta": "η",
+        r"\theta": "θ",
+        r"\dagger": "†",
+        r"\delta": "δ",
+        r"\alpha": "α",
+        r"\beta": "β",
+        r"\nabla": "∇",
+    }
+    signs |= {
+        r"\cdot": "·",
+        r"\le": "≤",
+        r"\ge": "≥",
+        r"\approx": "≈",
+        r"\lambda": "λ",
+        r"\epsilon": "ε",
+        r"\varepsilon": "ε",
+    }
+    signs |= {
+        "_t": "ₜ",
+        "_0": "₀",
+        "_1": "₁",
+        "_2": "₂",
+        "^2": "²",
+        "^†": "†",
+        "$": "",
+        r"\,": " ",
+        "{": "",
+        "}": "",
+    }
+    for sign in sorted(signs, key=len, reverse=True):
+        text = text.replace(sign, signs[sign])
+    return text
+
+
+def provenance_line(provenance: dict) -> str:
+    """Scale, seed, settings, commit, device and time of a figure, in one line."""
+    parts = []
+    if provenance.get("scale"):
+        parts.append(f"{provenance['scale']} scale")
+    if provenance.get("seed") is not None:
+        parts.append(f"seed {provenance['seed']}")
+    if provenance.get("commit"):
+        parts.append(f"commit {str(provenance['commit'])[:9]}")
+    if provenance.get("device"):
+        parts.append(str(provenance["device"]))
+    if isinstance(provenance.get("seconds"), (int, float)):
+        parts.append(f"{seconds(provenance['seconds'])} of computing")
+    return " · ".join(parts)
+
+
+def seconds(value: float) -> str:
+    """A duration in words.
+
+    >>> seconds(0.42), seconds(41.4), seconds(125.0), seconds(7500)
+    ('0.4 s', '41 s', '2 min 5 s', '2 h 5 min')
+    """
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class StatusReport(RecordDirective):
+    """How the shown results came about: time per notebook, runs, hardware, versions, digest of the lock, and when."""
+
+    def run(self) -> list[nodes.Node]:
+        notebooks = sorted(
+            {entry["notebook"] for entry in (*self.found.claims, *self.found.figures)}
+        )
+        return [
+            self.section("Notebooks", "status-notebooks", self.notebooks(notebooks)),
+            self.section(
+                "Machine, source and versions", "status-machine", self.machine()
+            ),
+        ]
+
+    def notebooks(self, names: list[str]) -> nodes.Node:
+        rows = []
+        for name in names:
+            figures = [
+                figure for figure in self.found.figures if figure["notebook"] == name
+            ]
+            claims = [claim for claim in self.found.claims if claim["notebook"] == name]
+            timing = self.chapter_cells(name)["metadata"].get("papermill", {})
+            spent, computing = (
+                timing.get("duration"),
+                [figure["provenance"].get("seconds") for figure in figures],
+            )
+            computing = max(
+                (value for value in computing if isinstance(value, (int, float))),
+                default=None,
+            )
+            rows.append(
+                [
+                    [self.paragraph(self.chapter_link(name))],
+                    [
+                        nodes.paragraph(
+                            "",
+                            seconds(spent) if spent is not None else "–",
+                            classes=["number"],
+                        )
+                    ],
+                    [
+                        nodes.paragraph(
+                            "",
+                            seconds(computing) if computing is not None else "–",
+                            classes=["number"],
+                        )
+                    ],
+                    [nodes.paragraph("", str(len(figures)), classes=["number"])],
+                    [
+                        nodes.paragraph(
+                            "",
+                            f"{sum(map(records.holds, claims))} of {len(claims)}",
+                            classes=["number"],
+                        )
+                    ],
+                    [
+                        nodes.paragraph(
+                            "", str(timing.get("end_time", "–"))[:16].replace("T", " ")
+                        )
+                    ],
+                ]
+            )
+        header = [
+            "Chapter",
+            "Notebook",
+            "Its runs",
+            "Figures",
+            "Claims that hold",
+            "Executed (UTC)",
+        ]
+        return self.table(header, rows, [34, 12, 12, 10, 16, 16], "status")
+
+    def machine(self) -> nodes.Node:
+        lock = records.ROOT / "requirements.lock"
+        made = os.environ.get("SOURCE_DATE_EPOCH")
+        when = (
+            datetime.datetime.fromtimestamp(int(made), datetime.UTC)
+            if made
+            else datetime.datetime.now(datetime.UTC)
+        )
+        facts: dict[str, list[str]] = {"Scale shown": [self.found.scale]}
+        for figure in self.found.figures:
+            for key, value in figure["provenance"].items():
+                if key not in ("setting", "scale", "seconds"):
+                    told = facts.setdefault(
+                        key[0].upper() + key[1:].replace("_", " "), []
+                    )
+                    text = told_value(value)
+                    if text not in told:
+                        told.append(text)
+        facts["Lock"] = (
+            [f"SHA-256 {hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}…"]
+            if lock.is_file()
+            else ["absent"]
+        )
+        facts["Book built"] = [f"{when:%Y-%m-%d %H:%M} UTC"]
+        rows = [
+            [[nodes.paragraph("", key)], [nodes.paragraph("", "; ".join(values))]]
+            for key, values in facts.items()
+        ]
+        return self.table(["What", "Value"], rows, [25, 75], "status")
+
+
+def told_value(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {told_value(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(told_value, value))
+    return records.show(value)
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("claims-table", ClaimsTable)
+    app.add_directive("figure-gallery", FigureGallery)
+    app.add_directive("story-figure", StoryFigure)
+    app.add_directive("status-report", StatusReport)

@@ -1,0 +1,127 @@
+"""The book's own Sphinx extension: quoted numbers, generated pages, local scripts, and a lean page head.
+
+At the start of a build it loads the records (``records.py``) into MyST substitutions, so that prose quotes computed
+numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file that
+the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives are in ``directives.py``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+
+import directives
+import records
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+
+def take_mathjax(assets: Path) -> None:
+    """Copy ``tex-svg.js`` out of the pinned package into ``_assets/vendor/mathjax`` (never committed).
+
+    Raises:
+        ExtensionError: where the package or the file is absent.
+    """
+    target = assets / "vendor" / "mathjax" / "tex-svg.js"
+    try:
+        files = importlib.metadata.files("sphinx-mathjax-offline") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    source = next((file.locate() for file in files if file.name == "tex-svg.js"), None)
+    if source is None:
+        raise ExtensionError(
+            "the package sphinx-mathjax-offline with its tex-svg.js is not installed; `make book` installs it"
+        )
+    if not target.is_file() or target.stat().st_size != Path(source).stat().st_size:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def copy_figures(found: records.Records, target: Path) -> None:
+    """Copy every recorded figure of the shown scale to ``_generated/figures/<notebook>/<id>.{png,svg}``."""
+    for figure in found.figures:
+        folder = target / "figures" / figure["notebook"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("png", "svg"):
+            shutil.copyfile(
+                found.figure_file(figure, kind), folder / f"{figure['id']}.{kind}"
+            )
+
+
+def prepare(app: Sphinx, config) -> None:
+    """Before anything is read: records into substitutions and figures, MathJax into the assets."""
+    source = Path(app.srcdir)
+    take_mathjax(source / "_assets")
+    try:
+        found = records.load()
+        compared = (
+            records.load_if_present("paper")
+            if found.scale != "paper"
+            else records.load_if_present("quick")
+        )
+        shutil.rmtree(source / "_generated", ignore_errors=True)
+        copy_figures(found, source / "_generated")
+    except records.RecordError as error:
+        raise ExtensionError(str(error)) from None
+    config.myst_substitutions = {
+        **config.myst_substitutions,
+        **records.substitutions(found),
+    }
+    config.eosbook_records, config.eosbook_compared = found, compared
+
+
+def repository() -> tuple[str, str] | None:
+    """Address and branch of the public repository, where the build knows one (GitHub sets these in its workflows)."""
+    server, name = (
+        os.environ.get("GITHUB_SERVER_URL"),
+        os.environ.get("GITHUB_REPOSITORY"),
+    )
+    if not (server and name):
+        return None
+    return f"{server}/{name}", os.environ.get("GITHUB_REF_NAME") or "main"
+
+
+def launch_buttons(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree
+) -> None:
+    """Links that open a chapter's notebook on Colab or Binder; only a build that knows its repository has them."""
+    where = repository()
+    if not (where and pagename.startswith("chapters/") and "header_buttons" in context):
+        return
+    (url, branch), notebook = (
+        where,
+        f"notebooks/{pagename.removeprefix('chapters/')}.ipynb",
+    )
+    name = url.split("/", 3)[-1]
+    addresses = {
+        "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/{notebook}",
+        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{notebook}",
+        "Source": f"{url}/blob/{branch}/{notebook}",
+    }
+    buttons = [
+        {"type": "link", "text": text, "url": address}
+        for text, address in addresses.items()
+    ]
+    context["header_buttons"].append(
+        {
+            "type": "group",
+            "tooltip": "Run this chapter",
+            "icon": "fas fa-rocket",
+            "buttons": buttons,
+            "label": "launch-buttons",
+        }
+    )
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_config_value("eosbook_records", None, "", types=(records.Records,))
+    app.add_config_value("eosbook_compared", None, "", types=(records.Records,))
+    # Jupyter Book always passes this option of an extension that is not loaded here.
+    app.add_config_value("comments_config", {}, "", types=(dict,))
+    # Before MyST turns its options into a parser configuration.
+    app.connect("config-inited", prepare, priority=100)
+    app.connect("html-page-context", launch_buttons, priority=900)
+    directives.setup(app)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
