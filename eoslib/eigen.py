@@ -1,0 +1,185 @@
+"""Leading (largest algebraic) eigenpairs of a symmetric operator that is known only through products.
+
+LOBPCG that keeps the images of its basis: an iteration for k pairs applies the operator to k vectors and no more, so that a
+start from a neighbouring problem is checked and improved at about one product a pair.
+
+>>> import jax.numpy as jnp
+>>> pairs = leading_eigenpairs(lambda v: jnp.array([-100.0, 9.0]) * v, jnp.ones((1, 2)))
+>>> print(pairs.values)
+[9.]
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+DENSE_LIMIT = 64  # up to this size the matrix is formed: p products in one batch, then eigh
+
+
+class EigenStatus(enum.IntEnum):
+    """How an eigen-solve ended."""
+
+    CONVERGED = 0
+    PRODUCT_LIMIT = 1
+    NOT_FINITE = 2
+
+    @property
+    def message(self) -> str:
+        """The status in words."""
+        return (
+            "converged: every residual is within its tolerance",
+            "not converged: the limit on products was reached before every residual was within its tolerance",
+            "not converged: the operator returned a value that is not finite",
+        )[self]
+
+
+class EigenPairs(NamedTuple):
+    """The k leading eigenpairs, largest first."""
+
+    values: Float[Array, " k"]  # Rayleigh quotients, a curvature
+    vectors: Float[Array, "k p"]  # orthonormal rows
+    residuals: Float[Array, " k"]  # ‖A u − λ u‖: some eigenvalue lies within this distance of λ
+    products: Int[Array, ""]  # applications of the operator to one vector
+    status: Int[Array, ""]  # an EigenStatus
+
+
+def _finish(values, vectors, residuals, products, tolerance) -> EigenPairs:
+    converged = jnp.all(residuals <= tolerance * jnp.abs(values))
+    finite = jnp.all(jnp.isfinite(residuals))
+    status = jnp.where(converged, EigenStatus.CONVERGED, EigenStatus.PRODUCT_LIMIT)
+    status = jnp.where(finite, status, EigenStatus.NOT_FINITE).astype(jnp.int32)
+    return EigenPairs(values, vectors, residuals, jnp.asarray(products, jnp.int32), status)
+
+
+def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype) -> EigenPairs:
+    """The k leading eigenpairs through the dense matrix: ``size`` products, then ``eigh``."""
+    matrix = jax.vmap(matvec)(jnp.eye(size, dtype=dtype))  # (p, p)
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = values[::-1][:k], vectors[:, ::-1].T[:k]
+    residuals = jnp.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+    finite = jnp.all(jnp.isfinite(residuals))
+    status = jnp.where(finite, EigenStatus.CONVERGED, EigenStatus.NOT_FINITE).astype(jnp.int32)
+    return EigenPairs(values, vectors, residuals, jnp.asarray(size, jnp.int32), status)
+
+
+def _dot(a, b):
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _orthonormal(rows, images):
+    """Orthonormal basis of the span of ``rows`` (m, p), with the images transformed alike; lost directions become zero.
+
+    Returns the basis, its images and a mask of the directions kept.
+    """
+    norms = jnp.sqrt(jnp.sum(rows * rows, axis=1))
+    scale = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
+    gram = _dot(rows, rows) * jnp.outer(scale, scale)  # (m, m)
+    weights, axes = jnp.linalg.eigh((gram + gram.T) / 2)
+    # A direction whose squared length is rounding (of sums over p terms) carries no information.
+    kept = weights > 100 * jnp.finfo(rows.dtype).eps * rows.shape[0]
+    transform = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, weights, 1)), 0)[:, None] * axes.T * scale[None]  # (m, m)
+    return transform @ rows, transform @ images, kept
+
+
+def _rayleigh_ritz(basis, images, kept, k):
+    """Top k Ritz pairs in the span of an orthonormal basis; returns values and coefficients (k, m)."""
+    projected = _dot(basis, images)
+    projected = (projected + projected.T) / 2
+    # Directions dropped from the basis must not look like the eigenvalue 0, which may be the largest.
+    low = -2 * jnp.linalg.norm(projected) - 1
+    projected = projected + jnp.diag(jnp.where(kept, jnp.zeros_like(low), low))
+    values, coefficients = jnp.linalg.eigh(projected)
+    return values[::-1][:k], coefficients[:, ::-1].T[:k]
+
+
+def leading_eigenpairs(
+    matvec: Callable,
+    start: Float[Array, "k p"],
+    *,
+    tolerance: float = 1e-3,
+    max_products: int = 1000,
+    dense_limit: int = DENSE_LIMIT,
+) -> EigenPairs:
+    """The k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighbouring problem.
+
+    The largest ALGEBRAIC eigenvalues are sought: for the spectrum {−100, 9} the answer is 9.  The value's error is second
+    order in the residual r: at most ‖r‖, and about ‖r‖²/(λ₁ − λ₂) where λ₁ is separated.  A start that is orthogonal to
+    the leading eigenvector cannot be told from one that has found it: start cold ones at random.
+
+    Args:
+        matvec: v (p,) ↦ A v (p,), symmetric.
+        start: Starting vectors as rows (k, p); they need not be orthonormal.
+        tolerance: Largest residual accepted, relative to the eigenvalue's size.
+        max_products: Give up after so many products (a warm start of k rows alone costs k).
+        dense_limit: For p up to this the matrix is formed instead.
+
+    Returns:
+        EigenPairs, with a status in words through :class:`EigenStatus`.
+
+    Raises:
+        ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can resolve,
+            or ``max_products`` is smaller than k.
+
+    Source:
+        Knyazev's locally optimal block preconditioned conjugate gradients, without preconditioner.
+    """
+    if start.ndim != 2 or not 1 <= start.shape[0] <= start.shape[1]:
+        raise ValueError(f"start must have shape (k, p) with 1 <= k <= p, got {start.shape}")
+    k, size = start.shape
+    floor = 4 * float(jnp.finfo(start.dtype).eps)
+    if not floor <= tolerance < 1:
+        raise ValueError(f"tolerance must lie in [{floor:.1e}, 1) for {start.dtype}, got {tolerance!r}")
+    if max_products < k:
+        raise ValueError(f"max_products must be at least k={k}, got {max_products!r}")
+    if size <= max(dense_limit, 3 * k):
+        return dense_eigenpairs(matvec, size, k, start.dtype)
+    apply = jax.vmap(matvec) if k > 1 else lambda rows: matvec(rows[0])[None]
+
+    def residual(values, vectors, images):
+        rows = images - values[:, None] * vectors
+        return rows, jnp.sqrt(jnp.sum(rows * rows, axis=1))
+
+    basis, _, kept = _orthonormal(start, start)
+    images = apply(basis)
+    values, coefficients = _rayleigh_ritz(basis, images, kept, k)
+    vectors, images = coefficients @ basis, coefficients @ images
+    zero = jnp.zeros_like(vectors)
+    state = (values, vectors, images, zero, zero, residual(values, vectors, images)[1], k)
+
+    def unfinished(state):
+        values, *_, norms, products = state
+        return jnp.any(norms > tolerance * jnp.abs(values)) & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
+
+    def iterate(state):
+        values, vectors, images, steps, step_images, _, products = state
+        gradient, norms = residual(values, vectors, images)
+        # Rows already converged keep their place in the block; their direction is noise and is cleared.
+        gradient = jnp.where((norms > 0)[:, None], gradient / jnp.where(norms > 0, norms, 1)[:, None], 0)
+        gradient = gradient - _dot(gradient, vectors) @ vectors
+        gradient_images = apply(gradient)
+        rows = jnp.concatenate([gradient, steps])
+        row_images = jnp.concatenate([gradient_images, step_images])
+        for _ in range(2):  # twice is enough (Kahan, Parlett)
+            overlap = _dot(rows, vectors)
+            rows, row_images = rows - overlap @ vectors, row_images - overlap @ images
+        rows, row_images, kept = _orthonormal(rows, row_images)
+        basis, basis_images = jnp.concatenate([vectors, rows]), jnp.concatenate([images, row_images])
+        kept = jnp.concatenate([jnp.ones(k, bool), kept])
+        values, coefficients = _rayleigh_ritz(basis, basis_images, kept, k)
+        steps, step_images = coefficients[:, k:] @ rows, coefficients[:, k:] @ row_images
+        vectors, images = coefficients @ basis, coefficients @ basis_images
+        return values, vectors, images, steps, step_images, residual(values, vectors, images)[1], products + k
+
+    values, vectors, images, _, _, norms, products = jax.lax.while_loop(unfinished, iterate, state)
+    return _finish(values, vectors, norms, products, tolerance)
+
+
+def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
+    """:func:`leading_eigenpairs` for one pair: one product an iteration; arrays keep their leading axis of length one."""
+    return leading_eigenpairs(matvec, start[None], **options)

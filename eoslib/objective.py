@@ -1,0 +1,180 @@
+"""The loss as a function of one flat parameter vector, and its derivatives up to the cubic term along a direction.
+
+>>> import jax.numpy as jnp
+>>> objective = Objective.create(lambda p: jnp.sum(p["a"] ** 3) / 6, {"a": jnp.array([1.0, 2.0])})
+>>> print(objective.hvp(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+[1. 0.]
+
+Costs are counted in gradients (one forward and one reverse pass over the batch): a Hessian-vector product is one jvp of
+the gradient, and the cubic expansion along u, (∇L, ∇²L u, ∇³L[u, u]), is one nested jvp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+
+class Cubic(NamedTuple):
+    """Cubic Taylor expansion of the loss along one direction u."""
+
+    loss: Float[Array, ""]  # L
+    gradient: Float[Array, " p"]  # ∇L
+    hvp: Float[Array, " p"]  # ∇²L u
+    third: Float[Array, " p"]  # ∇³L[u, u]
+
+
+def _is_float(leaf) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """θ ↦ L(θ) for a flat vector θ of length p, with derivatives; build it with :meth:`create`.
+
+    θ may be float64 while derivatives are evaluated in ``dtype`` (float32 unless the parameters say otherwise); every
+    result comes back in ``dtype``.  The object is a JAX pytree whose only traced content is the batch: pass it as an
+    argument to jitted functions.
+
+    Attributes:
+        batch: Pytree of arrays whose leading axis counts samples, or ``None``.
+        loss_fn: ``loss_fn(params, batch)``, the mean over the samples of ``batch`` (``loss_fn(params)`` without one).
+        unravel: Flat vector of length p in ``dtype`` ↦ pytree of parameters.
+        size: Number of parameters p.
+        dtype: Precision of all derivatives.
+        micro_batch: Samples per evaluation; larger batches are summed piece by piece.
+    """
+
+    batch: Any
+    loss_fn: Callable = dataclasses.field(metadata={"static": True})
+    unravel: Callable = dataclasses.field(metadata={"static": True})
+    size: int = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+    micro_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @classmethod
+    def create(cls, loss_fn: Callable, params, batch=None, *, micro_batch: int | None = None, dtype=None) -> Objective:
+        """An objective from a loss on any pytree of parameters.
+
+        Args:
+            loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples, or ``loss_fn(params)`` without a batch.
+            params: Pytree of floating-point arrays; only shapes, structure and dtype matter.
+            batch: Pytree of arrays with one common leading axis (the samples).
+            micro_batch: Evaluate at most so many samples at once; the result is the same mean, in less memory.
+            dtype: Precision of derivatives; that of the parameters by default.
+
+        Raises:
+            ValueError: if a parameter is not floating point, there is none, the loss is not a scalar, the leading axes
+                disagree, or ``micro_batch`` is out of range.
+        """
+        leaves = jax.tree.leaves(params)
+        if not leaves or not all(_is_float(leaf) for leaf in leaves):
+            kinds = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
+            raise ValueError(f"params must hold floating-point arrays only, got {kinds or 'nothing'}")
+        dtype = jnp.dtype(dtype or jnp.result_type(*leaves))
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        flat, unravel = ravel_pytree(params)
+        if batch is not None:
+            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype if _is_float(leaf) else None), batch)
+            sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(batch)}
+            if len(sizes) != 1 or 0 in sizes:
+                raise ValueError(f"all arrays of the batch must share one non-empty leading axis, got {sorted(sizes)}")
+            if micro_batch is not None and not 1 <= micro_batch <= max(sizes):
+                raise ValueError(f"micro_batch must lie in 1..{max(sizes)}, got {micro_batch!r}")
+            if micro_batch == max(sizes):
+                micro_batch = None
+        elif micro_batch is not None:
+            raise ValueError(f"micro_batch={micro_batch!r} needs a batch, got None")
+        objective = cls(batch, loss_fn, unravel, flat.size, dtype, micro_batch)
+        shape = jax.eval_shape(objective.loss, flat).shape
+        if shape != ():
+            raise ValueError(f"loss_fn must return a scalar (a mean over samples), got shape {shape}")
+        return objective
+
+    def ravel(self, params) -> Float[Array, " p"]:
+        """Pytree of parameters ↦ flat vector, in the order of :attr:`unravel`."""
+        return ravel_pytree(params)[0]
+
+    def _evaluate(self, expansion: Callable, theta, *directions):
+        """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
+        theta = theta.astype(self.dtype)
+        directions = [d.astype(self.dtype) for d in directions]
+        if self.batch is None:
+            return expansion(lambda t: self.loss_fn(self.unravel(t)), theta, *directions)
+
+        def on(piece):
+            return expansion(lambda t: self.loss_fn(self.unravel(t), piece), theta, *directions)
+
+        if self.micro_batch is None:
+            return on(self.batch)
+        n = jax.tree.leaves(self.batch)[0].shape[0]
+        full, m = n // self.micro_batch, self.micro_batch
+        pieces = jax.tree.map(lambda a: a[: full * m].reshape(full, m, *a.shape[1:]), self.batch)
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces)))
+
+        def add(total, piece):
+            return jax.tree.map(lambda a, b: a + b * (m / n), total, on(piece)), None
+
+        total, _ = jax.lax.scan(add, zero, pieces)
+        if full * m < n:
+            rest = on(jax.tree.map(lambda a: a[full * m :], self.batch))
+            total = jax.tree.map(lambda a, b: a + b * ((n - full * m) / n), total, rest)
+        return total
+
+    def loss(self, theta: Float[Array, " p"]) -> Float[Array, ""]:
+        """L(θ)."""
+        return self._evaluate(lambda f, t: f(t), theta)
+
+    def value_and_grad(self, theta: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, " p"]]:
+        """(L, ∇L); one gradient."""
+        return self._evaluate(lambda f, t: jax.value_and_grad(f)(t), theta)
+
+    def gradient(self, theta: Float[Array, " p"]) -> Float[Array, " p"]:
+        """∇L; one gradient."""
+        return self.value_and_grad(theta)[1]
+
+    def hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]) -> Float[Array, " p"]:
+        """∇²L(θ) v; about one and a half gradients."""
+        return self._evaluate(lambda f, t, d: jax.jvp(jax.grad(f), (t,), (d,))[1], theta, v)
+
+    def hvps(self, theta: Float[Array, " p"], vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
+        """∇²L(θ) V for k directions in one pass: the gradient is linearised once."""
+        return self._evaluate(lambda f, t, d: jax.vmap(jax.linearize(jax.grad(f), t)[1])(d), theta, vs)
+
+    def gradient_and_hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]):
+        """(L, ∇L, ∇²L v) in one pass; about two gradients."""
+
+        def expansion(f, t, d):
+            (value, gradient), (_, hvp) = jax.jvp(jax.value_and_grad(f), (t,), (d,))
+            return value, gradient, hvp
+
+        return self._evaluate(expansion, theta, v)
+
+    def cubic(self, theta: Float[Array, " p"], u: Float[Array, " p"]) -> Cubic:
+        """(L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp of the gradient along u; about two and a half gradients."""
+        return self._evaluate(_cubic, theta, u)
+
+    def cubic_and_hvps(self, theta, u, vs: Float[Array, "k p"]) -> tuple[Cubic, Float[Array, "k p"]]:
+        """:meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient a direction more."""
+
+        def expansion(f, t, d, e):
+            return _cubic(f, t, d), jax.vmap(lambda v: jax.jvp(jax.grad(f), (t,), (v,))[1])(e)
+
+        return self._evaluate(expansion, theta, u, vs)
+
+
+def _cubic(f, theta, u) -> Cubic:
+    def first(t):
+        return jax.jvp(jax.value_and_grad(f), (t,), (u,))
+
+    ((value, gradient), (_, hvp)), (_, (_, third)) = jax.jvp(first, (theta,), (u,))
+    return Cubic(value, gradient, hvp, third)

@@ -1,0 +1,169 @@
+"""The stable set M = {θ : S(θ) ≤ 2/η and ∇L(θ)·u(θ) = 0}: projection onto it, and how far a point violates it.
+
+The set and the projected gradient descent on it are those of arXiv 2209.15594 (constrained trajectory).  The second
+condition puts θ on the floor of the valley along u.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from eoslib.geometry import LocalGeometry, local_geometry
+from eoslib.objective import Objective
+
+
+class ProjectionStatus(enum.IntEnum):
+    """How a projection ended."""
+
+    INSIDE = 0
+    ON_BOUNDARY = 1
+    ROUND_LIMIT = 2
+    NO_DIRECTION = 3
+    NO_VALLEY = 4
+    NOT_FINITE = 5
+
+    @property
+    def message(self) -> str:
+        """The status in words."""
+        return (
+            "the projection lies inside the stable set: the sharpness is below 2/η, the constraint is inactive",
+            "the projection lies on the boundary of the stable set: S = 2/η within the tolerance",
+            "the violation left after the last round exceeds the tolerance",
+            "∇S⊥ vanishes where S > 2/η: no direction lowers the sharpness to first order",
+            "the largest Hessian eigenvalue is not positive: there is no valley to put the point on the floor of",
+            "the loss or one of its derivatives is not finite",
+        )[self]
+
+
+class Violation(NamedTuple):
+    """How far a point lies outside M, free of units."""
+
+    sharpness: Float[Array, ""]  # (S − 2/η)₊ / (2/η)
+    slope: Float[Array, ""]  # |u·∇L| / ‖∇L‖
+
+
+class Projection(NamedTuple):
+    """A point of M, its geometry, the violation left and a worded status."""
+
+    theta: Float[Array, " p"]
+    geometry: LocalGeometry
+    violation: Violation
+    rounds: Int[Array, ""]  # local geometries evaluated
+    status: Int[Array, ""]  # a ProjectionStatus
+
+
+def check_learning_rate(learning_rate) -> None:
+    """Raise ValueError unless a concrete learning rate is positive and finite (traced values pass)."""
+    if not isinstance(learning_rate, jax.core.Tracer) and not (learning_rate > 0 and learning_rate < float("inf")):
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
+
+
+def violation(geometry: LocalGeometry, learning_rate) -> Violation:
+    """Relative violation of the two conditions of M by the point whose geometry is given."""
+    excess = jnp.maximum(geometry.sharpness * (learning_rate / 2) - 1, 0)
+    slope = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient))
+    norm = jnp.linalg.norm(geometry.gradient)
+    return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
+
+
+def sharpness_correction(geometry: LocalGeometry, excess) -> Float[Array, " p"]:
+    """Shortest move orthogonal to u that lowers the linearised sharpness by ``excess`` (a curvature), where positive."""
+    beta = geometry.beta
+    return -jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0) * geometry.perpendicular
+
+
+def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
+    """Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
+    convex = geometry.sharpness > 0
+    return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
+
+
+def project(
+    objective: Objective,
+    theta: Float[Array, " p"],
+    start: Float[Array, " p"],
+    learning_rate,
+    *,
+    tolerance: float = 1e-5,
+    slope_tolerance: float = 1e-3,
+    eigen_tolerance: float = 1e-3,
+    max_rounds: int = 20,
+) -> Projection:
+    """Project θ onto M.
+
+    Newton along u comes first while the point is far up the valley's wall (a gradient-descent iterate has |x| ~ δ: the
+    simultaneous step of the published procedure then lands a good part of δ away); then both corrections are made
+    together until the violation is within its tolerance.  A point of M is returned unchanged.
+
+    Args:
+        objective: The loss.
+        theta: Point (p,), in the precision that positions are kept in.
+        start: Vector (p,), the eigenvector of a neighbouring point.
+        learning_rate: Step size η.
+        tolerance: Accepted |S − 2/η| relative to 2/η, on the outer side.
+        slope_tolerance: Accepted |u·∇L| relative to ‖∇L‖.
+        eigen_tolerance: Residual of u relative to S.
+        max_rounds: Local geometries evaluated at most.
+
+    Returns:
+        Projection with the violation left and a ProjectionStatus.
+
+    Raises:
+        ValueError: if η, a tolerance or ``max_rounds`` is not positive.
+    """
+    check_learning_rate(learning_rate)
+    for name, value in (("tolerance", tolerance), ("slope_tolerance", slope_tolerance), ("max_rounds", max_rounds)):
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value!r}")
+    edge = 2 / learning_rate
+    # A Newton step below the resolution of the positions in the derivatives' precision cannot be told from zero.
+    resolution = float(jnp.finfo(objective.dtype).eps)
+
+    def look(theta, start):
+        return local_geometry(objective, theta, start, tolerance=eigen_tolerance)
+
+    def slope_of(geometry):
+        return jnp.vdot(geometry.eigenvector, geometry.gradient)
+
+    def status_of(theta, geometry):
+        off = violation(geometry, learning_rate)
+        tiny = jnp.abs(slope_of(geometry)) <= jnp.abs(geometry.sharpness) * resolution * (
+            jnp.linalg.norm(theta).astype(objective.dtype)
+        )
+        feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
+        status = jnp.where(
+            feasible,
+            jnp.where(geometry.sharpness < edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY),
+            ProjectionStatus.ROUND_LIMIT,
+        )
+        status = jnp.where(~feasible & (geometry.sharpness <= 0), ProjectionStatus.NO_VALLEY, status)
+        # A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose.
+        reach = jnp.abs(geometry.sharpness - edge) > jnp.sqrt(geometry.beta) * (1 + jnp.linalg.norm(theta)).astype(
+            objective.dtype
+        )
+        status = jnp.where((off.sharpness > tolerance) & reach, ProjectionStatus.NO_DIRECTION, status)
+        finite = jnp.isfinite(geometry.loss) & jnp.isfinite(geometry.sharpness) & jnp.isfinite(off.slope)
+        return jnp.where(finite, status, ProjectionStatus.NOT_FINITE).astype(jnp.int32)
+
+    def unfinished(state):
+        _, _, status, rounds = state
+        return (status == ProjectionStatus.ROUND_LIMIT) & (rounds < max_rounds)
+
+    def improve(state):
+        theta, geometry, _, rounds = state
+        up_the_wall = violation(geometry, learning_rate).slope > 0.05
+        excess = jnp.where(up_the_wall, 0, geometry.sharpness - edge).astype(objective.dtype)
+        move = floor_correction(geometry, slope_of(geometry)) + sharpness_correction(geometry, excess)
+        theta = theta + move.astype(theta.dtype)
+        geometry = look(theta, geometry.improved_eigenvector)
+        return theta, geometry, status_of(theta, geometry), rounds + 1
+
+    geometry = look(theta, start)
+    state = (theta, geometry, status_of(theta, geometry), jnp.ones((), jnp.int32))
+    theta, geometry, status, rounds = jax.lax.while_loop(unfinished, improve, state)
+    return Projection(theta, geometry, violation(geometry, learning_rate), rounds, status)
