@@ -10,10 +10,9 @@ from pathlib import Path
 
 import records
 from docutils import nodes
-from docutils.parsers.rst import directives as options
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 
 def badge(verdict: str) -> nodes.inline:
@@ -142,7 +141,7 @@ class ClaimsTable(RecordDirective):
         header = [
             "Claim",
             "Predicted",
-            *(f"Measured at {found.scale} scale" for found in scales),
+            *(f"Measured ({found.scale})" for found in scales),
         ]
         widths = [50, 14, *([18] * len(scales))]
         sections = []
@@ -233,7 +232,6 @@ class StoryFigure(RecordDirective):
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = {"class": options.class_option}
 
     def run(self) -> list[nodes.Node]:
         wanted = self.arguments[0].split()
@@ -262,7 +260,7 @@ class StoryFigure(RecordDirective):
                 picture,
                 caption,
                 told,
-                classes=["story", *self.options.get("class", [])],
+                classes=["story"],
             )
         ]
 
@@ -443,6 +441,39 @@ class StatusReport(RecordDirective):
         return self.table(["What", "Value"], rows, [25, 75], "status")
 
 
+class ChapterRole(SphinxRole):
+    """``{chapter}`NN_name` ``: link to a chapter and how its claims fare; plain words where the book lacks that chapter."""
+
+    def run(self):
+        document = f"chapters/{self.text}"
+        if document not in self.env.found_docs:
+            title = self.text.partition("_")[2].replace("_", " ")
+            return [
+                nodes.inline("", f"{title} (not in this build)", classes=["absent"])
+            ], []
+        attributes = {
+            "refdomain": "std",
+            "reftype": "doc",
+            "refexplicit": False,
+            "refwarn": True,
+            "refdoc": self.env.docname,
+        }
+        link = addnodes.pending_xref(
+            "", nodes.inline("", self.text), reftarget=f"/{document}", **attributes
+        )
+        claims = [
+            claim
+            for claim in self.config.eosbook_records.claims
+            if claim["notebook"] == self.text
+        ]
+        fare = (
+            f" ({sum(map(records.holds, claims))} of {len(claims)} claims hold)"
+            if claims
+            else ""
+        )
+        return [link, nodes.Text(fare)], []
+
+
 def told_value(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {told_value(item)}" for key, item in value.items())
@@ -452,6 +483,7 @@ def told_value(value) -> str:
 
 
 def setup(app: Sphinx) -> None:
+    app.add_role("chapter", ChapterRole())
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("figure-gallery", FigureGallery)
     app.add_directive("story-figure", StoryFigure)

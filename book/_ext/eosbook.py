@@ -1,8 +1,8 @@
-"""The book's own Sphinx extension: quoted numbers, generated pages, local scripts, and a lean page head.
+"""The book's own Sphinx extension: quoted numbers, generated pages and local scripts.
 
 At the start of a build it loads the records (``records.py``) into MyST substitutions, so that prose quotes computed
 numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file that
-the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives are in ``directives.py``.
+the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives are in ``directives.py`` and ``api.py``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import sys
 from pathlib import Path
 
+import api
 import directives
 import records
 from sphinx.application import Sphinx
@@ -116,6 +118,8 @@ def launch_buttons(
 
 
 def setup(app: Sphinx) -> dict:
+    # The library whose docstrings the book shows is the one beside it.
+    sys.path.insert(0, str(records.ROOT))
     app.add_config_value("eosbook_records", None, "", types=(records.Records,))
     app.add_config_value("eosbook_compared", None, "", types=(records.Records,))
     # Jupyter Book always passes this option of an extension that is not loaded here.
@@ -124,4 +128,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", prepare, priority=100)
     app.connect("html-page-context", launch_buttons, priority=900)
     directives.setup(app)
+    api.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,8 +12,19 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CLAIM_KEYS = "id notebook sentence quantity predicted measured spread tolerance reason verdict".split()
-FIGURE_KEYS = "id notebook svg png caption alt provenance".split()
+CLAIM_KEYS = [
+    "id",
+    "notebook",
+    "sentence",
+    "quantity",
+    "predicted",
+    "measured",
+    "spread",
+    "tolerance",
+    "reason",
+    "verdict",
+]
+FIGURE_KEYS = ["id", "notebook", "svg", "png", "caption", "alt", "provenance"]
 
 
 class RecordError(Exception):

@@ -1,0 +1,221 @@
+"""The API reference: every module of ``eoslib`` in the order of the data flow, from its docstrings.
+
+The three-line interface comes first.  Fields of a named tuple or dataclass are documented where the code documents them, in
+the comment that trails the field.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import pkgutil
+import re
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+INTERFACE = ("sharpness", "track", "constrained_gradient_descent")
+MODULES = {  # in the order of the data flow; a module that is not listed follows under its own name
+    "objective": "A loss as a function of one flat vector, and its derivatives",
+    "eigen": "Leading eigenpairs of a symmetric operator",
+    "geometry": "The local geometry at a point",
+    "stable_set": "The stable set",
+    "dynamics": "One-step maps",
+    "tracking": "Whole trajectories",
+    "reduced": "The reduced dynamics of two coordinates",
+    "settings": "Named experiments",
+    "data": "Data sets",
+    "models": "Networks",
+    "criteria": "Losses per sample",
+    "results": "Run files",
+    "reporting": "What notebooks record",
+}
+
+
+class ApiReference(SphinxDirective):
+    """Sections of the API page: the three-line interface, then one section per module that the library has."""
+
+    def run(self) -> list[nodes.Node]:
+        found = {
+            module.name
+            for module in pkgutil.iter_modules(
+                importlib.import_module("eoslib").__path__
+            )
+        }
+        present = [
+            *(name for name in MODULES if name in found),
+            *sorted(found - set(MODULES)),
+        ]
+        return [self.interface(), *(self.module(name) for name in present)]
+
+    def section(
+        self, title: str, identifier: str, *content: nodes.Node
+    ) -> nodes.section:
+        section = nodes.section(
+            "", nodes.title("", title), *content, ids=[nodes.make_id(identifier)]
+        )
+        self.state.document.note_explicit_target(section, section)
+        return section
+
+    def parsed(self, text: str) -> list[nodes.Node]:
+        holder = nodes.Element()
+        self.state.nested_parse(
+            StringList(text.splitlines(), source=self.get_source_info()[0]),
+            self.content_offset,
+            holder,
+        )
+        return holder.children
+
+    def interface(self) -> nodes.section:
+        """What a user outside the book imports, each with its first sentence and a link to its entry below."""
+        library = importlib.import_module("eoslib")
+        public = getattr(library, "__all__", ())
+        entries = nodes.definition_list(classes=["interface"])
+        for name in (
+            *(name for name in INTERFACE if name in public),
+            *(name for name in public if name not in INTERFACE),
+        ):
+            thing = getattr(library, name)
+            if inspect.ismodule(thing) or not hasattr(thing, "__module__"):
+                continue
+            link = addnodes.pending_xref(
+                "",
+                nodes.literal("", f"eoslib.{name}"),
+                refdomain="py",
+                reftype="obj",
+                reftarget=f"{thing.__module__}.{thing.__qualname__}",
+                refdoc=self.env.docname,
+                refwarn=True,
+            )
+            first = (
+                (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
+            )
+            told = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", first)
+            entries += nodes.definition_list_item(
+                "",
+                nodes.term("", "", link),
+                nodes.definition("", nodes.paragraph("", told)),
+            )
+        return self.section("Public names", "public-names", entries)
+
+    def module(self, name: str) -> nodes.section:
+        code = f"```{{eval-rst}}\n.. automodule:: eoslib.{name}\n   :members:\n```"
+        return self.section(
+            MODULES.get(name, name.capitalize()), f"api-{name}", *self.parsed(code)
+        )
+
+
+def fields_of(thing: type) -> dict[str, str]:
+    """Fields of a named tuple or dataclass with the comment that trails each in the source (empty where there is none)."""
+    names = (
+        getattr(thing, "_fields", None)
+        or getattr(thing, "__dataclass_fields__", None)
+        or ()
+    )
+    try:
+        source = inspect.getsource(thing)
+    except (OSError, TypeError):
+        return {}
+    found = re.findall(
+        r"^    (\w+): ([^#\n]+?)(?:\s*#\s*(.*))?$", source, flags=re.MULTILINE
+    )
+    told = {
+        name: (annotation.partition(" = ")[0].strip(), comment)
+        for name, annotation, comment in found
+    }
+    return {name: told[name] for name in names if name in told}
+
+
+def describe_fields(
+    app: Sphinx, what: str, name: str, thing, options, lines: list[str]
+) -> None:
+    """Append the fields of a record class to its docstring, unless the docstring describes them itself."""
+    if what != "class" or any(
+        line.startswith((".. attribute::", ":ivar")) for line in lines
+    ):
+        return
+    fields = fields_of(thing)
+    if fields:
+        lines.extend(
+            [
+                "",
+                *(
+                    f":ivar {field}: ``{shape}`` {comment}"
+                    for field, (shape, comment) in fields.items()
+                ),
+                "",
+            ]
+        )
+
+
+class PlainAttributes:
+    """napoleon reads "words: words" of a property or constant as "type: description"; here they stay a sentence."""
+
+    def __init__(self):
+        self.kept: dict[str, list[str]] = {}
+
+    def keep(
+        self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]
+    ) -> None:
+        if what in ("attribute", "data", "property"):
+            self.kept[name] = list(lines)
+
+    def restore(
+        self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]
+    ) -> None:
+        if name in self.kept:
+            lines[:] = self.kept.pop(name)
+
+
+def drop_record_signature(
+    app: Sphinx, what: str, name: str, thing, options, signature, returns
+):
+    """A record's fields are listed in its entry; its signature would list them a second time."""
+    return ("", None) if what == "class" and fields_of(thing) else None
+
+
+def escape_bars(
+    app: Sphinx, what: str, name: str, thing, options, lines: list[str]
+) -> None:
+    """|x| in a docstring is an absolute value, not a reStructuredText substitution."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            parts = re.split(r"(``.*?``)", line)
+            lines[number] = "".join(
+                part if part.startswith("``") else part.replace("|", "\\|")
+                for part in parts
+            )
+
+
+def skip_fields(
+    app: Sphinx, what: str, name: str, thing, skip: bool, options
+) -> bool | None:
+    """Leave out what Python says by itself: "alias for field number 0" and members without a docstring of their own."""
+    if (inspect.getdoc(thing) or "").startswith("Alias for field number"):
+        return True
+    # A plain default value of a dataclass field, or the number of a status, is told by the class.
+    if (
+        what in ("class", "exception")
+        and not callable(thing)
+        and not isinstance(thing, (property, enum.Enum))
+    ):
+        return True
+    # autodoc would list an undocumented method; here it is an error of the library, told by its own lint.
+    return None
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("api-reference", ApiReference)
+    plain = PlainAttributes()
+    app.connect(
+        "autodoc-process-docstring", plain.keep, priority=100
+    )  # napoleon's own is 500
+    app.connect("autodoc-process-docstring", plain.restore, priority=600)
+    app.connect("autodoc-process-docstring", describe_fields, priority=900)
+    app.connect("autodoc-process-docstring", escape_bars, priority=950)
+    app.connect("autodoc-process-signature", drop_record_signature)
+    app.connect("autodoc-skip-member", skip_fields)
