@@ -67,21 +67,27 @@ def gradient_descent_step(
 
 
 class FlowState(NamedTuple):
-    """Gradient flow θ' = −∇L in units of gradient-descent steps times η."""
+    """Gradient flow θ' = −∇L, with the loss and gradient at the point reached."""
 
     theta: Float[Array, " p"]
+    loss: Float[Array, ""]
+    gradient: Float[Array, " p"]
     eigenvector: Float[Array, " p"]
     time_step: Float[Array, ""]  # step size that the error control would try next (0: choose)
 
 
 class FlowRecord(NamedTuple):
-    """Flow at the start of an interval, and its cost."""
+    """The flow's sharpness at the start of an interval, and what the interval cost."""
 
-    loss: Float[Array, ""]
-    gradient: Float[Array, " p"]
     sharpness: Float[Array, ""]
     gradients: Int[Array, ""]  # gradient evaluations spent on the interval
     rejected: Int[Array, ""]  # steps that the error control repeated
+
+
+def flow_start(objective: Objective, theta, eigenvector) -> FlowState:
+    """The flow's state at θ; one gradient."""
+    loss, gradient = objective.value_and_grad(theta)
+    return FlowState(theta, loss, gradient, eigenvector, jnp.zeros((), theta.dtype))
 
 
 def _chebyshev_step(force, theta, f0, h, stages):
@@ -129,8 +135,8 @@ def gradient_flow(
         tolerance: Local error accepted in a step, relative to the distance that the step travels.
     """
     theta = state.theta
-    u = state.eigenvector / jnp.linalg.norm(state.eigenvector)
-    loss, gradient, hvp = objective.gradient_and_hvp(theta, u)
+    u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
+    hvp = objective.hvp(theta, u)
     value = jnp.vdot(u, hvp)
 
     def refine(_):
@@ -138,9 +144,7 @@ def gradient_flow(
         return pairs.values[0], pairs.vectors[0]
 
     stale = jnp.linalg.norm(hvp - value * u) > 2e-2 * jnp.abs(value)
-    value, u = jax.lax.cond(
-        stale, refine, lambda _: (value, hvp * (jnp.sign(value) / jnp.linalg.norm(hvp))), None
-    )
+    value, u = jax.lax.cond(stale, refine, lambda _: (value, hvp * (jnp.sign(value) / jnp.linalg.norm(hvp))), None)
     # Bound of the spectrum over the interval: the sharpness with room for its rise.
     radius = 1.1 * jnp.maximum(value, 0).astype(theta.dtype)
     duration = jnp.asarray(duration, theta.dtype)
@@ -149,31 +153,36 @@ def gradient_flow(
         return -objective.gradient(t).astype(theta.dtype)
 
     def unfinished(carry):
-        _, _, left, _, _, rejected = carry
-        return (left > 1e-9 * duration) & (rejected < 50)
+        end, left, rejected = carry[0], carry[3], carry[-1]
+        return (left > 1e-9 * duration) & (rejected < 30) & jnp.isfinite(end.loss)
 
     def advance(carry):
-        theta, f0, left, h, count, rejected = carry
-        h = jnp.minimum(h, left)
+        start, f0, trial, left, count, rejected = carry
+        h = jnp.minimum(trial, left)
         stages = jnp.maximum(2, 1 + jnp.floor(jnp.sqrt(1.54 * h * radius + 1))).astype(jnp.int32)
-        new = _chebyshev_step(force, theta, f0, h, stages)
-        f1 = force(new)
-        error = jnp.linalg.norm(0.8 * (theta - new) + 0.4 * h * (f0 + f1))
-        scale = tolerance * jnp.linalg.norm(new - theta) + jnp.finfo(objective.dtype).eps * jnp.linalg.norm(theta)
-        ratio = jnp.where(jnp.isfinite(error), error / scale, 100.0)
+        new = _chebyshev_step(force, start.theta, f0, h, stages)
+        loss, gradient = objective.value_and_grad(new)
+        f1 = -gradient.astype(theta.dtype)
+        error = jnp.linalg.norm(0.8 * (start.theta - new) + 0.4 * h * (f0 + f1))
+        floor = float(jnp.finfo(objective.dtype).eps) * jnp.linalg.norm(start.theta)  # rounding of the derivatives
+        ratio = error / (tolerance * jnp.linalg.norm(new - start.theta) + floor)
+        ratio = jnp.where(jnp.isfinite(ratio), ratio, 100.0)
         accepted = ratio <= 1
         factor = jnp.clip(0.8 / jnp.maximum(ratio, 1e-6) ** (1 / 3), 0.2, 5.0)
-        theta = jnp.where(accepted, new, theta)
-        f0 = jnp.where(accepted, f1, f0)
+        reached = start._replace(theta=new, loss=loss, gradient=gradient)
+        end = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), reached, start)
+        # An interval's last step is short for no reason of accuracy: do not let it shrink the next trial.
+        trial = jnp.where(accepted, jnp.maximum(trial, h * factor), h * factor)
         left = jnp.where(accepted, left - h, left)
-        return theta, f0, left, h * factor, count + stages, rejected + jnp.where(accepted, 0, 1).astype(jnp.int32)
+        return end, jnp.where(accepted, f1, f0), trial, left, count + stages, rejected + (~accepted).astype(jnp.int32)
 
     trial = jnp.where(state.time_step > 0, state.time_step, duration).astype(theta.dtype)
     zero = jnp.zeros((), jnp.int32)
-    carry = (theta, -gradient.astype(theta.dtype), duration, trial, zero + 1, zero)
-    end, _, left, h, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
-    end = jnp.where(left > 1e-9 * duration, jnp.nan, end)  # the error control gave up: the curve ends here
-    return FlowState(end, u, h), FlowRecord(loss, gradient, value, count, rejected)
+    carry = (state, -state.gradient.astype(theta.dtype), trial, duration, zero, zero)
+    end, _, trial, left, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
+    done = left <= 1e-9 * duration  # otherwise the error control gave up, and the curve ends here
+    end = end._replace(theta=jnp.where(done, end.theta, jnp.nan), loss=jnp.where(done, end.loss, jnp.nan))
+    return end._replace(eigenvector=u, time_step=trial), FlowRecord(value, count, rejected)
 
 
 class ConstrainedState(NamedTuple):
@@ -186,6 +195,7 @@ class ConstrainedState(NamedTuple):
 class ConstrainedRecord(NamedTuple):
     """What a constrained step measures at θ†_t."""
 
+    theta: Float[Array, " p"]  # θ†_t, after a repair if there was one
     geometry: LocalGeometry
     active: Array  # whether the step was bent: the sharpness would otherwise pass 2/η
     correction: Float[Array, ""]  # multiple of ∇S⊥ subtracted; η δ²/2 in the continuous limit
@@ -246,7 +256,7 @@ def constrained_step(
     move = -learning_rate * geometry.gradient + bend + floor_correction(geometry, rest)
     following = ConstrainedState(theta + move.astype(theta.dtype), geometry.improved_eigenvector)
     correction = jnp.maximum(excess, 0) / geometry.beta
-    return following, ConstrainedRecord(geometry, excess > 0, correction, rounds), products
+    return following, ConstrainedRecord(theta, geometry, excess > 0, correction, rounds), products
 
 
 class PredictedState(NamedTuple):

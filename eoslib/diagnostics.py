@@ -1,0 +1,123 @@
+"""The coupling theorem's assumptions, measured at one point of the constrained trajectory.
+
+Source: arXiv 2209.15594, assumptions of the coupling theorem; tensor norms are lower bounds by power iteration.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eoslib.eigen import leading_eigenpairs
+from eoslib.geometry import local_geometry
+from eoslib.objective import Objective
+
+PAIRS = 3  # leading eigenvalues followed
+POWER_STEPS = 6  # of each tensor power iteration, warm-started
+PROFILE_POINTS = 21
+
+#: Dimensions of each diagnostic beyond the stride.
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    "eigenvalues": ("pair",),
+    "rho3": (),
+    "rho4": (),
+    "third_along_v": (),
+    "third_along_gradient": (),
+    "curvature_along_v": (),
+    "profile": ("offset",),
+    "profile_offset": ("offset",),
+    "exact_predicted_loss": (),
+    "exact_predicted_sharpness": (),
+}
+
+
+class Following(NamedTuple):
+    """Warm starts of the diagnostics."""
+
+    vectors: Float[Array, "k p"]  # leading eigenvectors of ∇²L(θ†)
+    third: Float[Array, " p"]  # maximiser of |∇³L[w, w, w]|
+    fourth: Float[Array, " p"]  # maximiser of |∇⁴L[w, w, w, w]|
+    shifted: Float[Array, " p"]  # leading eigenvector at θ† + v*
+
+
+def start(u: Float[Array, " p"]) -> Following:
+    """Cold start from the leading eigenvector."""
+    keys = jax.random.split(jax.random.key(1), PAIRS - 1)
+    noise = jnp.stack([jax.random.normal(key, u.shape, u.dtype) for key in keys])
+    return Following(jnp.concatenate([u[None], noise]), u, u, u)
+
+
+def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: int, steps: int = POWER_STEPS):
+    """Lower bound of the operator norm of ∇^order L(θ), by power iteration w ← ∇^order L[w, …, w]; order 3 or 4.
+
+    Returns the bound (a loss/length^order) and the direction reached.
+    """
+
+    def image(w):
+        return objective._evaluate(lambda f, t, d: _directional(jax.grad(f), t, d, order - 1), theta, w)
+
+    def iterate(carry, _):
+        w, best, best_w = carry
+        w = w / jnp.linalg.norm(w)
+        new = image(w)
+        size = jnp.abs(jnp.vdot(w, new))
+        better = size > best
+        return (new, jnp.where(better, size, best), jnp.where(better, w, best_w)), None
+
+    zero = jnp.zeros((), objective.dtype)
+    (_, best, w), _ = jax.lax.scan(iterate, (start, zero, start / jnp.linalg.norm(start)), None, length=steps)
+    return best, w
+
+
+def _directional(f, theta, d, order: int):
+    """The order-th derivative of f at θ along d."""
+    if order == 0:
+        return f(theta)
+    return jax.jvp(lambda t: _directional(f, t, d, order - 1), (theta,), (d,))[1]
+
+
+@jax.jit(static_argnames=("learning_rate",))
+def measure(objective: Objective, following: Following, state, learning_rate: float):
+    """Spectrum, tensor norms, non-worst-case ratios, the loss along u and the prediction's exact loss and sharpness at θ†_t.
+
+    Args:
+        objective: The loss.
+        following: Warm starts.
+        state: TrackState at time t.
+        learning_rate: Step size η.
+    """
+    theta = state.constrained.theta
+    geometry = local_geometry(objective, theta, state.constrained.eigenvector)
+    u = geometry.eigenvector
+    vectors = following.vectors.at[0].set(u)
+    pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), vectors, tolerance=1e-2, max_products=60 * PAIRS)
+    rho3, third = tensor_norm(objective, theta, following.third + 0.1 * geometry.perpendicular / geometry.perpendicular.max(), 3)
+    rho4, fourth = tensor_norm(objective, theta, following.fourth, 4)
+
+    def unit_across(w):
+        w = w - jnp.vdot(u, w) * u
+        return w / jnp.linalg.norm(w)
+
+    across, downhill = unit_across(state.predicted.carried), unit_across(geometry.gradient)
+    along_v, along_gradient = objective.cubic(theta, across), objective.cubic(theta, downhill)
+    delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
+    offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
+    profile = jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets)
+    v = state.predicted.carried + (state.predicted.x - jnp.vdot(u, state.predicted.carried)) * u
+    shifted = local_geometry(objective, theta + v.astype(theta.dtype), following.shifted, tolerance=1e-2)
+    values = {
+        "eigenvalues": pairs.values,
+        "rho3": rho3,
+        "rho4": rho4,
+        "third_along_v": jnp.linalg.norm(along_v.third) / rho3,
+        "third_along_gradient": jnp.linalg.norm(along_gradient.third) / rho3,
+        "curvature_along_v": jnp.abs(jnp.vdot(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
+        "profile": profile,
+        "profile_offset": offsets,
+        "exact_predicted_loss": shifted.loss,
+        "exact_predicted_sharpness": shifted.sharpness,
+    }
+    return Following(pairs.vectors, third, fourth, shifted.eigenvector), values
