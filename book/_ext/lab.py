@@ -45,8 +45,7 @@ def _polyline(
     """Points of an SVG polyline through ``values`` at equal distances, ``low`` at the bottom."""
     across = width / (len(values) - 1)
     return " ".join(
-        f"{left + i * across:.1f},{top + height * (high - v) / (high - low):.1f}"
-        for i, v in enumerate(values)
+        f"{left + i * across:.1f},{top + height * (high - v) / (high - low):.1f}" for i, v in enumerate(values)
     )
 
 
@@ -57,16 +56,9 @@ def still_svg() -> str:
     from eoslib import reduced
 
     rate, alpha, beta = STILL["learning_rate"], STILL["alpha"], STILL["beta"]
-    x, y = (
-        np.asarray(v, float)
-        for v in reduced.iterate(*STILL_START, STILL_STEPS, **STILL)
-    )
+    x, y = (np.asarray(v, float) for v in reduced.iterate(*STILL_START, STILL_STEPS, **STILL))
     delta = float(reduced.radius(alpha=alpha, beta=beta))
-    loss = (
-        (2 / rate + y) * x**2 / 2
-        - alpha / beta * y
-        + STILL["damping"] * y**2 / (2 * rate * beta)
-    )
+    loss = (2 / rate + y) * x**2 / 2 - alpha / beta * y + STILL["damping"] * y**2 / (2 * rate * beta)
     cut = reduced.stages(x, y, delta)
     left, width, height, top, gap = 56, 652, 104, 26, 24
     ends = [*cut.start[1:], STILL_STEPS]
@@ -174,9 +166,7 @@ class StillDirective(SphinxDirective):
         ]
 
 
-def add_scripts(
-    app: Sphinx, pagename: str, templatename: str, context: dict, doctree
-) -> None:
+def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """The lab's scripts and style on its own page, and on no other."""
     if pagename == PAGE:
         app.add_css_file("lab.css")

@@ -1,0 +1,132 @@
+/* The reduced dynamics of gradient descent at the edge of stability, without a page around them.
+ *
+ * One pure function, `step`, maps (x, y) to its successor; everything else here is computed from it or from a closed
+ * formula.  x is the displacement along the top eigenvector, y = S − 2/η the excess sharpness.  The same map is
+ * `eoslib.reduced.reduced_step`; a test compares the two.
+ */
+(function (root, factory) {
+  "use strict";
+  const api = factory();
+  if (typeof module === "object" && module.exports) module.exports = api;
+  root.EosDynamics = api;
+})(typeof globalThis === "object" ? globalThis : this, function () {
+  "use strict";
+
+  /** One step of gradient descent in the two reduced coordinates.
+   *
+   * p = {eta, alpha, beta, damping, quartic}:
+   *   x' = −(1 + ηy) x − η quartic x³,    y' = (1 − damping) y + η (α − βx²/2)
+   */
+  function step(state, p) {
+    const { x, y } = state;
+    return {
+      x: -(1 + p.eta * y) * x - p.eta * p.quartic * x * x * x,
+      y: (1 - p.damping) * y + p.eta * (p.alpha - (p.beta * x * x) / 2),
+    };
+  }
+
+  /** Radius δ = √(2α/β) of the two-cycle; NaN where α ≤ 0, because there is none. */
+  function radius(p) {
+    return p.alpha > 0 ? Math.sqrt((2 * p.alpha) / p.beta) : NaN;
+  }
+
+  /** The length that x is measured in on the axes: δ, or the same with |α| where δ does not exist. */
+  function lengthUnit(p) {
+    return p.alpha === 0 ? 1 : Math.sqrt((2 * Math.abs(p.alpha)) / p.beta);
+  }
+
+  /** The small parameter ε = η√α; NaN where α ≤ 0. */
+  function epsilon(p) {
+    return p.alpha > 0 ? p.eta * Math.sqrt(p.alpha) : NaN;
+  }
+
+  /** Curvature of the toy loss along the eigenvector at x = 0. */
+  function sharpness(y, p) {
+    return 2 / p.eta + y;
+  }
+
+  /** The toy loss on which gradient descent is exactly `step`, up to a constant:
+   *  ½(2/η + y)x² + quartic x⁴/4 − (α/β) y + damping y²/(2ηβ).
+   */
+  function loss(x, y, p) {
+    const x2 = x * x;
+    return (
+      ((2 / p.eta + y) * x2) / 2 +
+      (p.quartic * x2 * x2) / 4 -
+      (p.alpha / p.beta) * y +
+      (p.damping * y * y) / (2 * p.eta * p.beta)
+    );
+  }
+
+  /** What the ODE limit conserves: H = y²/2 + βx²/4 − α ln|x|. */
+  function conserved(x, y, p) {
+    const ax = Math.abs(x);
+    return (y * y) / 2 + (p.beta * ax * ax) / 4 - (p.alpha === 0 ? 0 : p.alpha * Math.log(ax));
+  }
+
+  /** Stage of every step of a track: 1 progressive sharpening, 2 blow-up, 3 self-stabilization, 4 return to stability.
+   *
+   * The stages are the quadrants of (|x|, y) around the fixed point (δ, 0).  A stage ends once and only forwards, as in
+   * `eoslib.reduced.stages`, so that a jitter at a boundary cannot send the track back.  All 0 where α ≤ 0.
+   */
+  function stages(x, y, p) {
+    if (!(p.alpha > 0)) return x.map(() => 0);
+    const delta = radius(p);
+    let current = Math.abs(x[0]) > delta ? (y[0] > 0 ? 3 : 4) : y[0] > 0 ? 2 : 1;
+    return x.map((value, t) => {
+      const size = Math.abs(value);
+      const ends = [y[t] > 0, size > delta, y[t] < 0, size < delta];
+      if (t > 0 && ends[current - 1]) current = (current % 4) + 1;
+      return current;
+    });
+  }
+
+  /** Largest |x| on the level set of H through (x, y), by Newton's method; NaN where α ≤ 0. */
+  function peak(x, y, p) {
+    if (!(p.alpha > 0) || x === 0) return NaN;
+    const delta = radius(p);
+    // In X = |x|/δ the level is X²/2 − ln X = h, with h ≥ ½; the root beyond X = 1 is wanted.
+    const ratio = Math.abs(x) / delta;
+    const h = (y * y) / (2 * p.alpha) + (ratio * ratio) / 2 - Math.log(ratio);
+    let big = Math.sqrt(2 * h) + 1;
+    for (let i = 0; i < 60; i += 1) {
+      const change = ((big * big) / 2 - Math.log(big) - h) / (big - 1 / big);
+      if (!Number.isFinite(change)) break;
+      big -= change;
+      if (Math.abs(change) < 1e-15 * big) break;
+    }
+    return delta * Math.max(big, 1);
+  }
+
+  /** Where the map hops between ±x at constant y: (δ, 0), moved by a quartic term; null where there is none. */
+  function restPoint(p) {
+    const square = (p.eta * p.alpha) / ((p.eta * p.beta) / 2 - p.damping * p.quartic);
+    return p.alpha > 0 && square > 0 ? { x: Math.sqrt(square), y: -p.quartic * square } : null;
+  }
+
+  /** Steps of one small oscillation about the two-cycle, √2 π/ε; NaN where α ≤ 0. */
+  function smallPeriod(p) {
+    return (Math.SQRT2 * Math.PI) / epsilon(p);
+  }
+
+  /** Iterate `step` from (p.x0, p.y0): arrays x, y with the start first, and a worded status.
+   *
+   * Ends early, with status "diverged", before the first step at which a value is not finite or |x| exceeds 1e6.
+   */
+  function iterate(p, steps) {
+    const x = [p.x0];
+    const y = [p.y0];
+    let state = { x: p.x0, y: p.y0 };
+    for (let t = 0; t < steps; t += 1) {
+      state = step(state, p);
+      if (!(Math.abs(state.x) <= 1e6 && Math.abs(state.y) <= 1e6)) return { x, y, status: "diverged" };
+      x.push(state.x);
+      y.push(state.y);
+    }
+    return { x, y, status: "finished" };
+  }
+
+  return {
+    step, iterate, radius, lengthUnit, epsilon, sharpness, loss, conserved, stages, peak, restPoint, smallPeriod,
+  };
+});
