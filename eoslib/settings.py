@@ -23,7 +23,8 @@ ACTIVATIONS = ("swish", "tanh", "gelu", "relu", "softplus")
 CRITERIA = ("squared-error", "cross-entropy", "logistic")
 
 
-def _known(field: str, value: str, known) -> None:
+def known(field: str, value: str, known) -> None:
+    """Raise ValueError, listing what is known, unless ``value`` is among it."""
     if value not in known:
         raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
 
@@ -47,7 +48,10 @@ class Setting:
         image_size: Side of the images in pixels (32, or 16 for a 2×2 average pool of them).
         micro_batch: Samples per derivative evaluation; ``None`` takes the whole batch at once.
         strided: Steps between the costly extras (spectrum, tensor norms, profile along u); 0 switches them off.
-        generalized: Whether the generalized prediction is advanced too (one gradient a step more).
+        generalized: Whether the generalized prediction is advanced too (two gradients a step more).
+        kick: At the instability gradient descent is moved along u by this fraction of δ: without it the first |x| is
+            rounding, and the moment of the first blow-up is arbitrary.
+        transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient a step).
 
     Raises:
         ValueError: on an unknown name or a size or rate that is out of range, with the value received.
@@ -68,21 +72,25 @@ class Setting:
     micro_batch: int | None = None
     strided: int = 25
     generalized: bool = False
+    kick: float = 0.0
+    transport: int = 0
 
     def __post_init__(self):
-        _known("scale", self.scale, SCALES)
-        _known("dataset", self.dataset, DATASETS)
-        _known("model", self.model, MODELS)
-        _known("activation", self.activation, ACTIVATIONS)
-        _known("criterion", self.criterion, CRITERIA)
+        known("scale", self.scale, SCALES)
+        known("dataset", self.dataset, DATASETS)
+        known("model", self.model, MODELS)
+        known("activation", self.activation, ACTIVATIONS)
+        known("criterion", self.criterion, CRITERIA)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
         for field in ("n", "width", "edge_steps"):
             if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
                 raise ValueError(f"{field} must be a positive integer, got {getattr(self, field)!r}")
-        for field in ("tracked_steps", "strided"):
+        for field in ("tracked_steps", "strided", "transport"):
             if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 0):
                 raise ValueError(f"{field} must be a non-negative integer, got {getattr(self, field)!r}")
+        if not 0 <= self.kick <= 1:
+            raise ValueError(f"kick must lie in [0, 1] (a fraction of δ), got {self.kick!r}")
         if self.image_size not in (16, 32):
             raise ValueError(f"image_size must be 16 or 32, got {self.image_size!r}")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.n:
@@ -142,11 +150,11 @@ def get(name: str, scale: str = "quick", **overrides) -> Setting:
     Raises:
         ValueError: on an unknown name, scale, field or value; the message lists what is known.
     """
-    _known("setting", name, tuple(_TABLE))
-    _known("scale", scale, SCALES)
+    known("setting", name, tuple(_TABLE))
+    known("scale", scale, SCALES)
     fields = {f.name for f in dataclasses.fields(Setting)}
     for field in overrides:
-        _known("field of Setting", field, sorted(fields))
+        known("field of Setting", field, sorted(fields))
     return Setting(**({"name": name, "scale": scale} | _TABLE[name][scale] | overrides))
 
 
@@ -184,5 +192,5 @@ def notebook_runs(notebook: str, scale: str) -> tuple[Setting, ...]:
     Raises:
         ValueError: on a notebook that is not in :data:`NOTEBOOK_RUNS`.
     """
-    _known("notebook", notebook, tuple(NOTEBOOK_RUNS))
+    known("notebook", notebook, tuple(NOTEBOOK_RUNS))
     return tuple(run.setting(scale) for run in NOTEBOOK_RUNS[notebook])

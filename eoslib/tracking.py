@@ -206,6 +206,7 @@ class Options(NamedTuple):
         transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient a step).
         restart: Whether the predictions start afresh from gradient descent once a cycle (where y turns positive).
         start: The predictions start where |x| first exceeds this fraction of δ: below, x is rounding.
+        kick: Gradient descent and flow start at θ moved along u by this fraction of δ.
         chunk: Steps between looks at the host, and the flow's interval.
         strided: Steps between the costly diagnostics, a multiple of ``chunk``; 0 switches them off.
     """
@@ -215,6 +216,7 @@ class Options(NamedTuple):
     transport: int = 0
     restart: bool = False
     start: float = 0.1
+    kick: float = 0.0
     chunk: int = CHUNK
     strided: int = 0
 
@@ -351,10 +353,12 @@ def _advance(objective: Objective, state: TrackState, learning_rate: float, leng
     return state, series, strided
 
 
-@jax.jit(static_argnames=("learning_rate",))
-def _start(objective: Objective, theta, eigenvector, learning_rate: float):
+@jax.jit(static_argnames=("learning_rate", "kick"))
+def _start(objective: Objective, theta, eigenvector, learning_rate: float, kick: float):
     projection = project(objective, theta, eigenvector, learning_rate)
     u = projection.geometry.eigenvector
+    delta = jnp.sqrt(jnp.maximum(projection.geometry.delta_squared, 0))
+    theta = theta + (kick * delta * u).astype(theta.dtype)
     v = (theta - projection.theta).astype(objective.dtype)
     state = TrackState(
         descent=dynamics.DescentState(theta, u, u),
@@ -411,7 +415,7 @@ def track_from(
         raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
     with jax.enable_x64(True):
         theta = _position(objective, theta)
-        state, status = _start(objective, theta, jnp.asarray(eigenvector, objective.dtype), learning_rate)
+        state, status = _start(objective, theta, jnp.asarray(eigenvector, objective.dtype), learning_rate, options.kick)
         if int(status) == ProjectionStatus.NOT_FINITE:
             raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
         extras = diagnostics.start(state.constrained.eigenvector) if options.strided else None

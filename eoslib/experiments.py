@@ -1,0 +1,38 @@
+"""A setting made concrete: its objective, its starting point and its data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from eoslib import data, models
+from eoslib.objective import Objective
+from eoslib.settings import Setting
+
+
+class Experiment(NamedTuple):
+    """What a run works on."""
+
+    objective: Objective  # full-batch mean loss on the training data
+    theta: Float[Array, " p"]  # initial parameters, float32
+    module: object  # the flax network
+    train: data.Dataset
+
+
+def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
+    """The experiment that a setting and a seed (of the initial parameters) name.
+
+    Raises:
+        ValueError, eoslib.data.DataError: from the loaders, in words.
+    """
+    train = data.load(setting, folder=folder)
+    module = models.build(setting)
+    params = models.init(module, train.inputs, seed)
+    losses = models.per_sample_loss(setting, module)
+    with jax.enable_x64(True):
+        objective = Objective.create(
+            lambda p, batch: losses(p, batch).mean(), params, train.batch, micro_batch=setting.micro_batch
+        )
+        return Experiment(objective, objective.ravel(params), module, train)

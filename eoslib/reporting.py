@@ -1,0 +1,318 @@
+"""What a notebook shows and records: figures, computed sentences, claims; and how they are gathered for the book."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import xarray as xr
+from IPython.display import Markdown, display
+
+from eoslib import results, settings
+
+#: One colour per curve, the same through the whole book; safe for colour-blind readers (after Okabe and Ito).
+COLORS = {
+    "gd": "#0072B2",
+    "constrained": "#D55E00",
+    "predicted": "#009E73",
+    "generalized": "#CC79A7",
+    "flow": "#7F7F7F",
+    "edge": "#222222",
+}
+#: Shades for several learning rates in one figure, from large to small.
+RATES = ("#0072B2", "#E69F00", "#6A3D9A", "#56B4E9")
+
+RELATIONS = ("equals", "at most", "at least")
+CLAIM_FIELDS = (
+    "id", "notebook", "sentence", "quantity", "predicted", "measured", "spread", "tolerance", "reason", "relation", "verdict", "scale", "seed",
+)  # fmt: skip
+FIGURE_FIELDS = ("id", "notebook", "svg", "png", "caption", "alt", "provenance")
+PROVENANCE_FIELDS = (
+    "setting", "scale", "seed", "commit", "library_digest", "versions", "device", "threads", "seconds", "data_hash", "date",
+)  # fmt: skip
+
+
+def style() -> None:
+    """Set matplotlib to the book's look."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.6),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "font.family": "DejaVu Sans",
+            "font.size": 9.5,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 9.5,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.8,
+            "axes.edgecolor": "#444444",
+            "axes.grid": True,
+            "grid.color": "#E6E6E6",
+            "grid.linewidth": 0.7,
+            "axes.axisbelow": True,
+            "lines.linewidth": 1.5,
+            "legend.frameon": False,
+            "xtick.color": "#444444",
+            "ytick.color": "#444444",
+            "svg.hashsalt": "eoslib",
+            "svg.fonttype": "path",
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def verdict(relation: str, predicted: float, measured: float, tolerance: float) -> str:
+    """``"holds"`` or ``"does not hold"``: |measured − predicted| ≤ tolerance, or measured beyond predicted by no more.
+
+    Raises:
+        ValueError: on an unknown relation, or a tolerance that is negative or not finite.
+    """
+    if relation not in RELATIONS:
+        raise ValueError(f"relation must be one of {', '.join(RELATIONS)}, got {relation!r}")
+    if not (tolerance >= 0 and math.isfinite(tolerance)):
+        raise ValueError(f"tolerance must be finite and at least 0, got {tolerance!r}")
+    gap = measured - predicted
+    size = {"equals": abs(gap), "at most": gap, "at least": -gap}[relation]
+    return "holds" if size <= tolerance else "does not hold"  # a NaN does not hold
+
+
+def _number(value) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as it stands in prose: so many significant digits, and powers of ten as such."""
+    value = float(value)
+    if value == 0 or not math.isfinite(value):
+        return {True: "0"}.get(value == 0, "not a number" if math.isnan(value) else "infinite")
+    if 1e-3 <= abs(value) < 1e5:
+        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        return f"{value:.{decimals}f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return rf"${mantissa}\times 10^{{{int(exponent)}}}$"
+
+
+class Page:
+    """What one notebook shows and records; :meth:`close` writes ``results/<scale>/records/<notebook>.json``.
+
+    Args:
+        notebook: Stem of the notebook's file.
+        scale: ``"test"``, ``"quick"`` or ``"paper"``.
+        seed: Seed of its runs.
+
+    Raises:
+        ValueError: on an unknown scale.
+    """
+
+    def __init__(self, notebook: str, *, scale: str, seed: int = 0):
+        settings.known("scale", scale, settings.SCALES)
+        self.notebook, self.scale, self.seed = notebook, scale, int(seed)
+        self.folder = results.root() / scale
+        self.begun = time.perf_counter()
+        self.claims: list[dict] = []
+        self.figures: list[dict] = []
+        style()
+
+    def runs(self) -> list[xr.Dataset]:
+        """The runs that this notebook draws on (``settings.NOTEBOOK_RUNS``), loaded or computed."""
+        return [
+            results.load_or_run(run.setting(self.scale), self.seed + run.seed_offset)
+            for run in settings.NOTEBOOK_RUNS[self.notebook]
+        ]
+
+    def provenance(self, runs: Sequence[xr.Dataset], scale: str | None = None) -> dict:
+        """Where a figure's numbers come from; without runs, from the notebook itself."""
+        here = results.environment()
+        attributes = [run.attrs for run in runs]
+
+        def gathered(name, default):
+            values = list(dict.fromkeys(str(a[name]) for a in attributes if name in a))
+            return ", ".join(values) if values else default
+
+        return {
+            "setting": [a["key"] for a in attributes],
+            "scale": scale or gathered("scale", self.scale),
+            "seed": sorted({int(a["seed"]) for a in attributes}) or [self.seed],
+            "commit": gathered("commit", here["commit"]),
+            "library_digest": gathered("library_digest", results.library_digest()),
+            "versions": json.loads(attributes[0]["versions"] if attributes else here["versions"]),
+            "device": gathered("device", here["device"]),
+            "threads": int(attributes[0]["threads"] if attributes else here["threads"]),
+            "seconds": round(
+                sum(float(a["seconds"]) for a in attributes) if attributes else time.perf_counter() - self.begun, 1
+            ),
+            "data_hash": gathered("data_hash", "no data"),
+            "date": gathered("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        }
+
+    def figure(self, fig, id: str, *, caption: str, alt: str, runs: Sequence[xr.Dataset] = ()) -> None:
+        """Save a matplotlib figure as SVG and PNG, record it with its caption and provenance, and show it.
+
+        Args:
+            fig: The figure; it is closed.
+            id: Short name, unique in the book.
+            caption: To be read alone: what is drawn, and what it shows.  MyST Markdown.
+            alt: What is seen, for a reader who does not see it.
+            runs: Run datasets it was drawn from.
+
+        Raises:
+            ValueError: if the id is taken, or caption or alt text are missing or the alt text is a file name.
+        """
+        if any(known["id"] == id for known in self.figures):
+            raise ValueError(f"figure id {id!r} is already used in {self.notebook}")
+        if len(caption.split()) < 5 or len(alt.split()) < 5:
+            raise ValueError(f"figure {id!r} needs a caption and an alt text of at least five words each")
+        folder = self.folder / "figures" / self.notebook
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {kind: folder / f"{id}.{kind}" for kind in ("svg", "png")}
+        fig.savefig(files["svg"], metadata={"Date": None})
+        picture = io.BytesIO()
+        fig.savefig(picture, format="png", dpi=200)
+        files["png"].write_bytes(picture.getvalue())
+        plt.close(fig)
+        self.figures.append(
+            {
+                "id": id,
+                "notebook": self.notebook,
+                "svg": str(files["svg"].relative_to(self.folder)),
+                "png": str(files["png"].relative_to(self.folder)),
+                "caption": " ".join(caption.split()),
+                "alt": " ".join(alt.split()),
+                "provenance": self.provenance(runs),
+            }
+        )
+        encoded = base64.b64encode(picture.getvalue()).decode()
+        shown = {"image/png": encoded, "text/plain": f"Figure {id}: {' '.join(alt.split())}"}
+        display(shown, raw=True, metadata={"eoslib": {"figure": id}})
+
+    def say(self, text: str) -> None:
+        """Show a sentence whose numbers were computed (MyST Markdown)."""
+        display(Markdown(text))
+
+    def claim(
+        self,
+        id: str,
+        sentence: str,
+        *,
+        quantity: str,
+        predicted: float,
+        measured: float,
+        tolerance: float,
+        reason: str,
+        spread: float = 0.0,
+        relation: str = "equals",
+        paper: str = "",
+        show: bool = True,
+    ) -> dict:
+        """Record a claim with its verdict, and show it.
+
+        Args:
+            id: Short name, unique in the book.
+            sentence: The claim in words.
+            quantity: What was measured, with its unit.
+            predicted: Value that theory gives.
+            measured: Value that the runs give.
+            tolerance: Largest deviation at which the claim holds.
+            reason: Where the tolerance comes from.
+            spread: Half range (or interval) of the measured value over seeds, settings or time.
+            relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should stand to predicted.
+            paper: What the paper says, where it says it in words.
+            show: Whether to print a line with the verdict.
+
+        Raises:
+            ValueError: if the id is taken, the relation unknown or the tolerance negative.
+        """
+        if any(known["id"] == id for known in self.claims):
+            raise ValueError(f"claim id {id!r} is already used in {self.notebook}")
+        record = {
+            "id": id,
+            "notebook": self.notebook,
+            "sentence": " ".join(sentence.split()),
+            "quantity": quantity,
+            "predicted": _number(predicted),
+            "measured": _number(measured),
+            "spread": _number(spread),
+            "tolerance": float(tolerance),
+            "reason": " ".join(reason.split()),
+            "relation": relation,
+            "verdict": verdict(relation, float(predicted), float(measured), float(tolerance)),
+            "scale": self.scale,
+            "seed": self.seed,
+            "paper": paper,
+        }
+        self.claims.append(record)
+        if show:
+            mark = "✓" if record["verdict"] == "holds" else "✗"
+            sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
+            self.say(
+                f"**{mark} The claim {record['verdict']}.** {record['sentence']} *{quantity}*: predicted {sign}{number(predicted)}, "
+                f"measured {number(measured)} (spread {number(spread)}, tolerance {number(tolerance)}: {record['reason']})."
+            )
+        return record
+
+    def close(self) -> None:
+        """Write the records of this notebook in one stroke."""
+        record = {
+            "notebook": self.notebook,
+            "scale": self.scale,
+            "seed": self.seed,
+            "seconds": round(time.perf_counter() - self.begun, 1),
+            "claims": self.claims,
+            "figures": self.figures,
+            "environment": results.environment(),
+        }
+        _write_json(self.folder / "records" / f"{self.notebook}.json", record)
+
+
+def _write_json(target: pathlib.Path, content) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    os.replace(temporary, target)
+
+
+def check_record(record: dict) -> None:
+    """Raise ValueError, naming notebook and field, unless a notebook's record has every field of claims and figures."""
+    for kind, fields in (("claims", CLAIM_FIELDS), ("figures", FIGURE_FIELDS)):
+        for entry in record[kind]:
+            if missing := [field for field in fields if field not in entry]:
+                raise ValueError(f"{record['notebook']}: {kind} {entry.get('id', '?')!r} lacks {', '.join(missing)}")
+    for figure in record["figures"]:
+        if missing := [field for field in PROVENANCE_FIELDS if field not in figure["provenance"]]:
+            raise ValueError(f"{record['notebook']}: provenance of {figure['id']!r} lacks {', '.join(missing)}")
+
+
+def collect(scale: str) -> tuple[list[dict], list[dict]]:
+    """Merge the notebooks' records of a scale into ``claims.json`` and ``figures.json``; returns both lists.
+
+    Raises:
+        ValueError: if a record breaks the schema, or two notebooks use one id.
+    """
+    folder = results.root() / scale
+    records = [json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))]
+    gathered = {}
+    for kind in ("claims", "figures"):
+        entries = [entry for record in records for entry in record[kind]]
+        ids = [entry["id"] for entry in entries]
+        if twice := sorted({id for id in ids if ids.count(id) > 1}):
+            raise ValueError(f"{kind} ids used by two notebooks: {', '.join(twice)}")
+        gathered[kind] = entries
+    for record in records:
+        check_record(record)
+    for kind, entries in gathered.items():
+        _write_json(folder / f"{kind}.json", entries)
+    return gathered["claims"], gathered["figures"]
+
