@@ -25,6 +25,7 @@ MODULES = {  # in the order of the data flow; a module that is not listed follow
     "geometry": "The local geometry at a point",
     "stable_set": "The stable set",
     "dynamics": "One-step maps",
+    "diagnostics": "Checks of the assumptions",
     "tracking": "Whole trajectories",
     "reduced": "The reduced dynamics of two coordinates",
     "settings": "Named experiments",
@@ -40,24 +41,15 @@ class ApiReference(SphinxDirective):
     """Sections of the API page: the three-line interface, then one section per module that the library has."""
 
     def run(self) -> list[nodes.Node]:
-        found = {
-            module.name
-            for module in pkgutil.iter_modules(
-                importlib.import_module("eoslib").__path__
-            )
-        }
+        found = {module.name for module in pkgutil.iter_modules(importlib.import_module("eoslib").__path__)}
         present = [
             *(name for name in MODULES if name in found),
             *sorted(found - set(MODULES)),
         ]
         return [self.interface(), *(self.module(name) for name in present)]
 
-    def section(
-        self, title: str, identifier: str, *content: nodes.Node
-    ) -> nodes.section:
-        section = nodes.section(
-            "", nodes.title("", title), *content, ids=[nodes.make_id(identifier)]
-        )
+    def section(self, title: str, identifier: str, *content: nodes.Node) -> nodes.section:
+        section = nodes.section("", nodes.title("", title), *content, ids=[nodes.make_id(identifier)])
         self.state.document.note_explicit_target(section, section)
         return section
 
@@ -73,80 +65,50 @@ class ApiReference(SphinxDirective):
     def interface(self) -> nodes.section:
         """What a user outside the book imports, each with its first sentence and a link to its entry below."""
         library = importlib.import_module("eoslib")
-        public = getattr(library, "__all__", ())
-        entries = nodes.definition_list(classes=["interface"])
-        for name in (
-            *(name for name in INTERFACE if name in public),
-            *(name for name in public if name not in INTERFACE),
-        ):
-            thing = getattr(library, name)
-            if inspect.ismodule(thing) or not hasattr(thing, "__module__"):
-                continue
-            link = addnodes.pending_xref(
-                "",
-                nodes.literal("", f"eoslib.{name}"),
-                refdomain="py",
-                reftype="obj",
-                reftarget=f"{thing.__module__}.{thing.__qualname__}",
-                refdoc=self.env.docname,
-                refwarn=True,
-            )
-            first = (
-                (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
-            )
-            told = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", first)
-            entries += nodes.definition_list_item(
-                "",
-                nodes.term("", "", link),
-                nodes.definition("", nodes.paragraph("", told)),
-            )
-        return self.section("Public names", "public-names", entries)
+        public = {name: getattr(library, name) for name in getattr(library, "__all__", ())}
+        first = [name for name in INTERFACE if name in public]
+        lists = []
+        for names in (first, sorted(set(public) - set(first), key=str.lower)):
+            entries = nodes.definition_list(classes=["interface"])
+            entries += [self.entry(name, public[name]) for name in names if not inspect.ismodule(public[name])]
+            lists += [entries] if len(entries) else []
+        return self.section("Public names", "public-names", *lists)
+
+    def entry(self, name: str, thing) -> nodes.definition_list_item:
+        target = f"{thing.__module__}.{thing.__qualname__}"
+        attributes = {"refdomain": "py", "reftype": "obj", "reftarget": target, "refwarn": True}
+        link = addnodes.pending_xref("", nodes.literal("", f"eoslib.{name}"), refdoc=self.env.docname, **attributes)
+        sentence = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
+        told = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", sentence)
+        return nodes.definition_list_item("", nodes.term("", "", link), nodes.definition("", nodes.paragraph("", told)))
 
     def module(self, name: str) -> nodes.section:
-        code = f"```{{eval-rst}}\n.. automodule:: eoslib.{name}\n   :members:\n```"
-        return self.section(
-            MODULES.get(name, name.capitalize()), f"api-{name}", *self.parsed(code)
-        )
+        code = f"```{{eval-rst}}\n.. automodule:: eoslib.{name}\n   :members:\n   :no-value:\n```"
+        return self.section(MODULES.get(name, name.capitalize()), f"api-{name}", *self.parsed(code))
 
 
 def fields_of(thing: type) -> dict[str, str]:
     """Fields of a named tuple or dataclass with the comment that trails each in the source (empty where there is none)."""
-    names = (
-        getattr(thing, "_fields", None)
-        or getattr(thing, "__dataclass_fields__", None)
-        or ()
-    )
+    names = getattr(thing, "_fields", None) or getattr(thing, "__dataclass_fields__", None) or ()
     try:
         source = inspect.getsource(thing)
     except (OSError, TypeError):
         return {}
-    found = re.findall(
-        r"^    (\w+): ([^#\n]+?)(?:\s*#\s*(.*))?$", source, flags=re.MULTILINE
-    )
-    told = {
-        name: (annotation.partition(" = ")[0].strip(), comment)
-        for name, annotation, comment in found
-    }
+    found = re.findall(r"^    (\w+): ([^#\n]+?)(?:\s*#\s*(.*))?$", source, flags=re.MULTILINE)
+    told = {name: (annotation.partition(" = ")[0].strip(), comment) for name, annotation, comment in found}
     return {name: told[name] for name in names if name in told}
 
 
-def describe_fields(
-    app: Sphinx, what: str, name: str, thing, options, lines: list[str]
-) -> None:
+def describe_fields(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
     """Append the fields of a record class to its docstring, unless the docstring describes them itself."""
-    if what != "class" or any(
-        line.startswith((".. attribute::", ":ivar")) for line in lines
-    ):
+    if what != "class" or any(line.startswith((".. attribute::", ":ivar")) for line in lines):
         return
     fields = fields_of(thing)
     if fields:
         lines.extend(
             [
                 "",
-                *(
-                    f":ivar {field}: ``{shape}`` {comment}"
-                    for field, (shape, comment) in fields.items()
-                ),
+                *(f":ivar {field}: ``{shape}`` {comment}" for field, (shape, comment) in fields.items()),
                 "",
             ]
         )
@@ -158,51 +120,36 @@ class PlainAttributes:
     def __init__(self):
         self.kept: dict[str, list[str]] = {}
 
-    def keep(
-        self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]
-    ) -> None:
+    def keep(self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
         if what in ("attribute", "data", "property"):
             self.kept[name] = list(lines)
 
-    def restore(
-        self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]
-    ) -> None:
+    def restore(self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
         if name in self.kept:
             lines[:] = self.kept.pop(name)
 
 
-def drop_record_signature(
-    app: Sphinx, what: str, name: str, thing, options, signature, returns
-):
-    """A record's fields are listed in its entry; its signature would list them a second time."""
-    return ("", None) if what == "class" and fields_of(thing) else None
+def shorten_signature(app: Sphinx, what: str, name: str, thing, options, signature, returns):
+    """A record's fields are listed in its entry, not a second time in its signature; arrays go by their public name."""
+    if what == "class" and fields_of(thing):
+        return "", None
+    return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returns))
 
 
-def escape_bars(
-    app: Sphinx, what: str, name: str, thing, options, lines: list[str]
-) -> None:
+def escape_bars(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
     """|x| in a docstring is an absolute value, not a reStructuredText substitution."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``)", line)
-            lines[number] = "".join(
-                part if part.startswith("``") else part.replace("|", "\\|")
-                for part in parts
-            )
+            lines[number] = "".join(part if part.startswith("``") else part.replace("|", "\\|") for part in parts)
 
 
-def skip_fields(
-    app: Sphinx, what: str, name: str, thing, skip: bool, options
-) -> bool | None:
+def skip_fields(app: Sphinx, what: str, name: str, thing, skip: bool, options) -> bool | None:
     """Leave out what Python says by itself: "alias for field number 0" and members without a docstring of their own."""
     if (inspect.getdoc(thing) or "").startswith("Alias for field number"):
         return True
     # A plain default value of a dataclass field, or the number of a status, is told by the class.
-    if (
-        what in ("class", "exception")
-        and not callable(thing)
-        and not isinstance(thing, (property, enum.Enum))
-    ):
+    if what in ("class", "exception") and not callable(thing) and not isinstance(thing, (property, enum.Enum)):
         return True
     # autodoc would list an undocumented method; here it is an error of the library, told by its own lint.
     return None
@@ -211,11 +158,9 @@ def skip_fields(
 def setup(app: Sphinx) -> None:
     app.add_directive("api-reference", ApiReference)
     plain = PlainAttributes()
-    app.connect(
-        "autodoc-process-docstring", plain.keep, priority=100
-    )  # napoleon's own is 500
+    app.connect("autodoc-process-docstring", plain.keep, priority=100)  # napoleon's own is 500
     app.connect("autodoc-process-docstring", plain.restore, priority=600)
     app.connect("autodoc-process-docstring", describe_fields, priority=900)
     app.connect("autodoc-process-docstring", escape_bars, priority=950)
-    app.connect("autodoc-process-signature", drop_record_signature)
+    app.connect("autodoc-process-signature", shorten_signature)
     app.connect("autodoc-skip-member", skip_fields)

@@ -19,9 +19,7 @@ def badge(verdict: str) -> nodes.inline:
     """A verdict, told by its word and its sign as well as by its colour."""
     good = verdict == "holds"
     kind = "verdict-holds" if good else "verdict-fails"
-    return nodes.inline(
-        "", f"{'✓' if good else '✗'} {verdict}", classes=["verdict", kind]
-    )
+    return nodes.inline("", f"{'✓' if good else '✗'} {verdict}", classes=["verdict", kind])
 
 
 def by_notebook(entries: list[dict]) -> dict[str, list[dict]]:
@@ -45,9 +43,7 @@ class RecordDirective(SphinxDirective):
     def compared(self) -> records.Records | None:
         return self.config.eosbook_compared
 
-    def paragraph(
-        self, *parts: str | nodes.Node, classes: tuple[str, ...] = ()
-    ) -> nodes.paragraph:
+    def paragraph(self, *parts: str | nodes.Node, classes: tuple[str, ...] = ()) -> nodes.paragraph:
         """A paragraph of MyST strings and of ready nodes."""
         paragraph = nodes.paragraph(classes=list(classes))
         for part in parts:
@@ -69,23 +65,13 @@ class RecordDirective(SphinxDirective):
         group = nodes.tgroup(cols=len(header))
         group += [nodes.colspec(colwidth=width) for width in widths]
         head, body = nodes.thead(), nodes.tbody()
-        head += nodes.row(
-            "", *(nodes.entry("", nodes.paragraph("", text)) for text in header)
-        )
-        body += [
-            nodes.row("", *(nodes.entry("", *cell) for cell in row)) for row in rows
-        ]
+        head += nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in header))
+        body += [nodes.row("", *(nodes.entry("", *cell) for cell in row)) for row in rows]
         group += [head, body]
-        return nodes.container(
-            "", nodes.table("", group, classes=[name]), classes=["table-box"]
-        )
+        return nodes.container("", nodes.table("", group, classes=[name]), classes=["table-box"])
 
-    def section(
-        self, title: str, identifier: str, *content: nodes.Node
-    ) -> nodes.section:
-        section = nodes.section(
-            "", nodes.title("", title), *content, ids=[nodes.make_id(identifier)]
-        )
+    def section(self, title: str, identifier: str, *content: nodes.Node) -> nodes.section:
+        section = nodes.section("", nodes.title("", title), *content, ids=[nodes.make_id(identifier)])
         self.state.document.note_explicit_target(section, section)
         return section
 
@@ -114,22 +100,16 @@ class RecordDirective(SphinxDirective):
             "refexplicit": text is not None,
             "refwarn": True,
         }
-        link = addnodes.pending_xref(
-            "", refdoc=self.env.docname, reftarget=f"/chapters/{notebook}", **attributes
-        )
+        link = addnodes.pending_xref("", refdoc=self.env.docname, reftarget=f"/chapters/{notebook}", **attributes)
         return link + nodes.inline("", text or notebook)
 
     def image(self, figure: dict, lazy: bool) -> nodes.image:
         source = f"/_generated/figures/{figure['notebook']}/{figure['id']}.png"
-        return nodes.image(
-            uri=source, alt=figure["alt"], loading="lazy" if lazy else "eager"
-        )
+        return nodes.image(uri=source, alt=figure["alt"], loading="lazy" if lazy else "eager")
 
     def download(self, figure: dict, kind: str) -> nodes.Node:
         target = f"/_generated/figures/{figure['notebook']}/{figure['id']}.{kind}"
-        link = addnodes.download_reference(
-            "", reftarget=target, refdoc=self.env.docname, reftype="download"
-        )
+        link = addnodes.download_reference("", reftarget=target, refdoc=self.env.docname, reftype="download")
         return link + nodes.inline("", kind.upper())
 
 
@@ -154,22 +134,14 @@ class ClaimsTable(RecordDirective):
                 ]
                 for c in claims
             ]
-            chapter = self.paragraph(
-                "Argued in ", self.chapter_link(notebook), ".", classes=("chapter-of",)
-            )
+            chapter = self.paragraph("Argued in ", self.chapter_link(notebook), ".", classes=("chapter-of",))
             table = self.table(header, rows, widths, "claims")
-            sections.append(
-                self.section(
-                    self.chapter_title(notebook), f"claims-{notebook}", chapter, table
-                )
-            )
+            sections.append(self.section(self.chapter_title(notebook), f"claims-{notebook}", chapter, table))
         return sections
 
     def told(self, claim: dict) -> list[nodes.Node]:
         why = str(claim["reason"]).rstrip(".")
-        measure = (
-            f"{claim['quantity']}. Tolerance {records.show(claim['tolerance'])}: {why}."
-        )
+        measure = f"{claim['quantity']}. Tolerance {records.show(claim['tolerance'])}: {why}."
         return [
             self.paragraph(claim["sentence"], classes=("claim-sentence",)),
             self.paragraph(measure, classes=("claim-reason",)),
@@ -177,11 +149,7 @@ class ClaimsTable(RecordDirective):
 
     def predicted(self, claim: dict) -> list[nodes.Node]:
         relation = {"at most": "≤ ", "at least": "≥ "}.get(claim.get("relation"), "")
-        return [
-            nodes.paragraph(
-                "", relation + records.show(claim["predicted"]), classes=["number"]
-            )
-        ]
+        return [nodes.paragraph("", relation + records.show(claim["predicted"]), classes=["number"])]
 
     def measured(self, found: records.Records, claim: dict) -> list[nodes.Node]:
         same = found.claim(claim["id"])
@@ -199,9 +167,7 @@ class FigureGallery(RecordDirective):
             self.section(
                 self.chapter_title(notebook),
                 f"figures-{notebook}",
-                nodes.container(
-                    "", *(self.card(figure) for figure in figures), classes=["gallery"]
-                ),
+                nodes.container("", *(self.card(figure) for figure in figures), classes=["gallery"]),
             )
             for notebook, figures in by_notebook(self.found.figures).items()
         ]
@@ -215,16 +181,10 @@ class FigureGallery(RecordDirective):
             self.download(figure, "png"),
             classes=("figure-links",),
         )
-        picture = nodes.container(
-            "", self.image(figure, lazy=True), classes=["figure-card"]
-        )
+        picture = nodes.container("", self.image(figure, lazy=True), classes=["figure-card"])
         caption = self.paragraph(figure["caption"], classes=("figure-caption",))
-        told = nodes.paragraph(
-            "", provenance_line(figure["provenance"]), classes=["provenance"]
-        )
-        return nodes.container(
-            "", picture, caption, links, told, classes=["gallery-item"]
-        )
+        told = nodes.paragraph("", provenance_line(figure["provenance"]), classes=["provenance"])
+        return nodes.container("", picture, caption, links, told, classes=["gallery-item"])
 
 
 class StoryFigure(RecordDirective):
@@ -235,25 +195,16 @@ class StoryFigure(RecordDirective):
 
     def run(self) -> list[nodes.Node]:
         wanted = self.arguments[0].split()
-        figures = {
-            f"{figure['notebook']}/{figure['id']}": figure
-            for figure in self.found.figures
-        }
+        figures = {f"{figure['notebook']}/{figure['id']}": figure for figure in self.found.figures}
         name = next((name for name in wanted if name in figures), None)
         if name is None:
             raise self.error(
                 f"none of the figures {', '.join(wanted)} is recorded; recorded: {', '.join(figures) or 'none'}"
             )
         figure = figures[name]
-        picture = nodes.container(
-            "", self.image(figure, lazy=False), classes=["figure-card"]
-        )
-        told = nodes.paragraph(
-            "", provenance_line(figure["provenance"]), classes=["provenance"]
-        )
-        caption = nodes.paragraph(
-            "", plain(figure["caption"]), classes=["figure-caption"]
-        )
+        picture = nodes.container("", self.image(figure, lazy=False), classes=["figure-card"])
+        told = nodes.paragraph("", provenance_line(figure["provenance"]), classes=["provenance"])
+        caption = nodes.paragraph("", plain(figure["caption"]), classes=["figure-caption"])
         return [
             nodes.container(
                 "",
@@ -342,22 +293,16 @@ class StatusReport(RecordDirective):
     """How the shown results came about: time per notebook, runs, hardware, versions, digest of the lock, and when."""
 
     def run(self) -> list[nodes.Node]:
-        notebooks = sorted(
-            {entry["notebook"] for entry in (*self.found.claims, *self.found.figures)}
-        )
+        notebooks = sorted({entry["notebook"] for entry in (*self.found.claims, *self.found.figures)})
         return [
             self.section("Notebooks", "status-notebooks", self.notebooks(notebooks)),
-            self.section(
-                "Machine, source and versions", "status-machine", self.machine()
-            ),
+            self.section("Machine, source and versions", "status-machine", self.machine()),
         ]
 
     def notebooks(self, names: list[str]) -> nodes.Node:
         rows = []
         for name in names:
-            figures = [
-                figure for figure in self.found.figures if figure["notebook"] == name
-            ]
+            figures = [figure for figure in self.found.figures if figure["notebook"] == name]
             claims = [claim for claim in self.found.claims if claim["notebook"] == name]
             timing = self.chapter_cells(name)["metadata"].get("papermill", {})
             spent, computing = (
@@ -393,11 +338,7 @@ class StatusReport(RecordDirective):
                             classes=["number"],
                         )
                     ],
-                    [
-                        nodes.paragraph(
-                            "", str(timing.get("end_time", "–"))[:16].replace("T", " ")
-                        )
-                    ],
+                    [nodes.paragraph("", str(timing.get("end_time", "–"))[:16].replace("T", " "))],
                 ]
             )
         header = [
@@ -413,31 +354,20 @@ class StatusReport(RecordDirective):
     def machine(self) -> nodes.Node:
         lock = records.ROOT / "requirements.lock"
         made = os.environ.get("SOURCE_DATE_EPOCH")
-        when = (
-            datetime.datetime.fromtimestamp(int(made), datetime.UTC)
-            if made
-            else datetime.datetime.now(datetime.UTC)
-        )
+        when = datetime.datetime.fromtimestamp(int(made), datetime.UTC) if made else datetime.datetime.now(datetime.UTC)
         facts: dict[str, list[str]] = {"Scale shown": [self.found.scale]}
         for figure in self.found.figures:
             for key, value in figure["provenance"].items():
                 if key not in ("setting", "scale", "seconds"):
-                    told = facts.setdefault(
-                        key[0].upper() + key[1:].replace("_", " "), []
-                    )
+                    told = facts.setdefault(key[0].upper() + key[1:].replace("_", " "), [])
                     text = told_value(value)
                     if text not in told:
                         told.append(text)
         facts["Lock"] = (
-            [f"SHA-256 {hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}…"]
-            if lock.is_file()
-            else ["absent"]
+            [f"SHA-256 {hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}…"] if lock.is_file() else ["absent"]
         )
         facts["Book built"] = [f"{when:%Y-%m-%d %H:%M} UTC"]
-        rows = [
-            [[nodes.paragraph("", key)], [nodes.paragraph("", "; ".join(values))]]
-            for key, values in facts.items()
-        ]
+        rows = [[[nodes.paragraph("", key)], [nodes.paragraph("", "; ".join(values))]] for key, values in facts.items()]
         return self.table(["What", "Value"], rows, [25, 75], "status")
 
 
@@ -448,9 +378,7 @@ class ChapterRole(SphinxRole):
         document = f"chapters/{self.text}"
         if document not in self.env.found_docs:
             title = self.text.partition("_")[2].replace("_", " ")
-            return [
-                nodes.inline("", f"{title} (not in this build)", classes=["absent"])
-            ], []
+            return [nodes.inline("", f"{title} (not in this build)", classes=["absent"])], []
         attributes = {
             "refdomain": "std",
             "reftype": "doc",
@@ -458,19 +386,9 @@ class ChapterRole(SphinxRole):
             "refwarn": True,
             "refdoc": self.env.docname,
         }
-        link = addnodes.pending_xref(
-            "", nodes.inline("", self.text), reftarget=f"/{document}", **attributes
-        )
-        claims = [
-            claim
-            for claim in self.config.eosbook_records.claims
-            if claim["notebook"] == self.text
-        ]
-        fare = (
-            f" ({sum(map(records.holds, claims))} of {len(claims)} claims hold)"
-            if claims
-            else ""
-        )
+        link = addnodes.pending_xref("", nodes.inline("", self.text), reftarget=f"/{document}", **attributes)
+        claims = [claim for claim in self.config.eosbook_records.claims if claim["notebook"] == self.text]
+        fare = f" ({sum(map(records.holds, claims))} of {len(claims)} claims hold)" if claims else ""
         return [link, nodes.Text(fare)], []
 
 

@@ -47,9 +47,7 @@ def copy_figures(found: records.Records, target: Path) -> None:
         folder = target / "figures" / figure["notebook"]
         folder.mkdir(parents=True, exist_ok=True)
         for kind in ("png", "svg"):
-            shutil.copyfile(
-                found.figure_file(figure, kind), folder / f"{figure['id']}.{kind}"
-            )
+            shutil.copyfile(found.figure_file(figure, kind), folder / f"{figure['id']}.{kind}")
 
 
 def prepare(app: Sphinx, config) -> None:
@@ -58,11 +56,7 @@ def prepare(app: Sphinx, config) -> None:
     take_mathjax(source / "_assets")
     try:
         found = records.load()
-        compared = (
-            records.load_if_present("paper")
-            if found.scale != "paper"
-            else records.load_if_present("quick")
-        )
+        compared = records.load_if_present("paper") if found.scale != "paper" else records.load_if_present("quick")
         shutil.rmtree(source / "_generated", ignore_errors=True)
         copy_figures(found, source / "_generated")
     except records.RecordError as error:
@@ -85,9 +79,7 @@ def repository() -> tuple[str, str] | None:
     return f"{server}/{name}", os.environ.get("GITHUB_REF_NAME") or "main"
 
 
-def launch_buttons(
-    app: Sphinx, pagename: str, templatename: str, context: dict, doctree
-) -> None:
+def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Links that open a chapter's notebook on Colab or Binder; only a build that knows its repository has them."""
     where = repository()
     if not (where and pagename.startswith("chapters/") and "header_buttons" in context):
@@ -102,10 +94,7 @@ def launch_buttons(
         "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{notebook}",
         "Source": f"{url}/blob/{branch}/{notebook}",
     }
-    buttons = [
-        {"type": "link", "text": text, "url": address}
-        for text, address in addresses.items()
-    ]
+    buttons = [{"type": "link", "text": text, "url": address} for text, address in addresses.items()]
     context["header_buttons"].append(
         {
             "type": "group",

@@ -83,17 +83,13 @@ def _read(path: Path, keys: list[str]) -> list[dict]:
             "EOSLIB_BOOK_SCALE and EOSLIB_RESULTS to records that exist."
         ) from None
     except json.JSONDecodeError as error:
-        raise RecordError(
-            f"{path} is not valid JSON ({error}); delete it and run `make book`"
-        ) from None
+        raise RecordError(f"{path} is not valid JSON ({error}); delete it and run `make book`") from None
     if not isinstance(entries, list):
         raise RecordError(f"{path} must hold a list, got {type(entries).__name__}")
     for entry in entries:
         missing = [key for key in keys if key not in entry]
         if missing:
-            raise RecordError(
-                f"{path}: entry {entry.get('id', '?')!r} lacks {', '.join(missing)}"
-            )
+            raise RecordError(f"{path}: entry {entry.get('id', '?')!r} lacks {', '.join(missing)}")
     return entries
 
 
@@ -115,11 +111,7 @@ def load(scale: str | None = None, root: Path | None = None) -> Records:
 def load_if_present(scale: str, root: Path | None = None) -> Records | None:
     """Records of another scale for comparison, or ``None`` where that scale has not been recorded."""
     folder = (root or results_root()) / scale
-    return (
-        load(scale, root)
-        if (folder / "claims.json").is_file() and (folder / "figures.json").is_file()
-        else None
-    )
+    return load(scale, root) if (folder / "claims.json").is_file() and (folder / "figures.json").is_file() else None
 
 
 def show(value) -> str:
