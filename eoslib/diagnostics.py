@@ -57,7 +57,7 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
     """
 
     def image(w):
-        return objective._evaluate(lambda f, t, d: _directional(jax.grad(f), t, d, order - 1), theta, w)
+        return objective.directional(theta, w, order)
 
     def iterate(carry, _):
         w, best, best_w = carry
@@ -72,14 +72,7 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
     return best, w
 
 
-def _directional(f, theta, d, order: int):
-    """The order-th derivative of f at θ along d."""
-    if order == 0:
-        return f(theta)
-    return jax.jvp(lambda t: _directional(f, t, d, order - 1), (theta,), (d,))[1]
-
-
-@jax.jit(static_argnames=("learning_rate",))
+@jax.jit
 def measure(objective: Objective, following: Following, state, learning_rate: float):
     """Spectrum, tensor norms, non-worst-case ratios, the loss along u and the prediction's exact loss and sharpness at θ†_t.
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from eoslib.eigen import leading_eigenpair
 from eoslib.geometry import LocalGeometry, local_geometry_and_products, random_direction
 from eoslib.objective import Objective
-from eoslib.stable_set import check_learning_rate, floor_correction, project, sharpness_correction, violation
+from eoslib.stable_set import check_learning_rate, floor_correction, restoring_move, sharpness_correction, violation
 
 
 class DescentState(NamedTuple):
@@ -215,14 +215,14 @@ def constrained_step(
 
     At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearised, S + ∇S·Δ and (1 − ηS) u·∇L, and
     both conditions of M are restored in the same move.  What is left is second order and the next step removes it; where
-    it exceeds the tolerance, a projection in full comes first.
+    it exceeds the tolerance, rounds of the projection come first.
 
     Args:
         objective: The loss.
         state: θ†_t and a start for its eigenvector.
         learning_rate: Step size η.
         vs: Directions (k, p) for which ∇²L(θ†_t) v is wanted in the same pass.
-        tolerance: Violation of S ≤ 2/η, relative, above which the step starts with a full projection.
+        tolerance: Violation of S ≤ 2/η, relative, above which it is restored before the step.
         eigen_tolerance: Residual of u relative to S.
 
     Returns:
@@ -230,24 +230,19 @@ def constrained_step(
     """
     vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
 
-    def centre(theta, start):
-        return local_geometry_and_products(objective, theta, start, vs, tolerance=eigen_tolerance)
+    # One centre; a violation beyond the tolerance is restored and the centre looked at again.
+    def centre(carry):
+        theta, start, *_, rounds = carry
+        geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=eigen_tolerance)
+        again = (violation(geometry, learning_rate).sharpness > tolerance) & (rounds < 5)
+        moved = theta + restoring_move(geometry, learning_rate).astype(theta.dtype)
+        return jnp.where(again, moved, theta), geometry.improved_eigenvector, geometry, products, again, rounds + 1
 
-    geometry, products = centre(state.theta, state.eigenvector)
-
-    def repair(_):
-        projection = project(
-            objective, state.theta, geometry.eigenvector, learning_rate, tolerance=tolerance / 10, max_rounds=10
-        )
-        again, products = centre(projection.theta, projection.geometry.eigenvector)
-        return projection.theta, again, products, projection.rounds
-
-    theta, geometry, products, rounds = jax.lax.cond(
-        violation(geometry, learning_rate).sharpness > tolerance,
-        repair,
-        lambda _: (state.theta, geometry, products, jnp.zeros((), jnp.int32)),
-        None,
-    )
+    shapes = jax.eval_shape(lambda *args: local_geometry_and_products(objective, *args), state.theta, state.eigenvector, vs)
+    geometry, products = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    start = state.eigenvector.astype(objective.dtype)
+    carry = (state.theta, start, geometry, products, jnp.ones((), bool), jnp.zeros((), jnp.int32))
+    theta, _, geometry, products, _, rounds = jax.lax.while_loop(lambda carry: carry[4], centre, carry)
     slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
     predicted = geometry.sharpness + learning_rate * geometry.alpha  # S after the plain step, to first order
     excess = (predicted - 2 / learning_rate).astype(objective.dtype)
@@ -256,7 +251,7 @@ def constrained_step(
     move = -learning_rate * geometry.gradient + bend + floor_correction(geometry, rest)
     following = ConstrainedState(theta + move.astype(theta.dtype), geometry.improved_eigenvector)
     correction = jnp.maximum(excess, 0) / geometry.beta
-    return following, ConstrainedRecord(theta, geometry, excess > 0, correction, rounds), products
+    return following, ConstrainedRecord(theta, geometry, excess > 0, correction, rounds - 1), products
 
 
 class PredictedState(NamedTuple):

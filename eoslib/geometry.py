@@ -79,25 +79,31 @@ def local_geometry_and_products(
 ) -> tuple[LocalGeometry, Float[Array, "k p"]]:
     """:func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
 
-    def expand(u):
-        u = u / jnp.linalg.norm(u)
+    dtype = objective.dtype
+
+    # A loop, so that the expansion is compiled once: at the start; where that is stale, at the eigenvector refined.
+    def expand(carry):
+        _, _, u, _, spent = carry
         cubic, products = objective.cubic_and_hvps(theta, u, vs)
         sharpness = jnp.vdot(u, cubic.hvp)
-        return (cubic.loss, cubic.gradient, sharpness, u, cubic.hvp, cubic.third), products
+        stale = jnp.linalg.norm(cubic.hvp - sharpness * u) > tolerance * jnp.abs(sharpness)
+        geometry = LocalGeometry(cubic.loss, cubic.gradient, sharpness, u, cubic.hvp, cubic.third, spent + 1)
 
-    first = expand(start.astype(objective.dtype))
-    _, _, sharpness, u, hvp, _ = first[0]
-    stale = jnp.linalg.norm(hvp - sharpness * u) > tolerance * jnp.abs(sharpness)
+        def refine(_):
+            pairs = leading_eigenpair(
+                lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=max_products
+            )
+            return pairs.vectors[0] * jnp.where(jnp.vdot(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
 
-    def refine(_):
-        pairs = leading_eigenpair(
-            lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=max_products
-        )
-        aligned = pairs.vectors[0] * jnp.where(jnp.vdot(pairs.vectors[0], u) < 0, -1, 1).astype(u.dtype)
-        return expand(aligned), pairs.products + 1
+        stale = stale & (spent == 0)
+        u, more = jax.lax.cond(stale, refine, lambda _: (u, jnp.zeros((), jnp.int32)), None)
+        return geometry, products, u, stale, spent + 1 + more
 
-    (values, products), spent = jax.lax.cond(stale, refine, lambda _: (first, jnp.zeros((), jnp.int32)), None)
-    return LocalGeometry(*values, products=spent + 1), products
+    zero, empty, count = jnp.zeros((), dtype), jnp.zeros(objective.size, dtype), jnp.zeros((), jnp.int32)
+    u = start.astype(dtype) / jnp.linalg.norm(start).astype(dtype)
+    nothing = LocalGeometry(zero, empty, zero, empty, empty, empty, count)
+    carry = (nothing, jnp.zeros(vs.shape, dtype), u, jnp.ones((), bool), count)
+    return jax.lax.while_loop(lambda carry: carry[3], expand, carry)[:2]
 
 
 def local_geometry(

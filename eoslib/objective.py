@@ -171,6 +171,17 @@ class Objective:
 
         return self._evaluate(expansion, theta, u, vs)
 
+    def directional(self, theta: Float[Array, " p"], w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
+        """∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one of its arguments."""
+        return self._evaluate(lambda f, t, d: _derivative(jax.grad(f), t, d, order - 1), theta, w)
+
+
+def _derivative(f, theta, d, order: int):
+    """The order-th derivative of f at θ along d."""
+    if order == 0:
+        return f(theta)
+    return jax.jvp(lambda t: _derivative(f, t, d, order - 1), (theta,), (d,))[1]
+
 
 def _cubic(f, theta, u) -> Cubic:
     def first(t):

@@ -300,6 +300,9 @@ def main(arguments: list[str] | None = None) -> int:
         for field in ("learning_rate", "tracked_steps")
         if (value := getattr(chosen, field)) is not None
     }
+    # Runs that differ in η or seed alone share their compiled programs.
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(root() / "checkpoints" / "compiled"))
     setting = settings.get(chosen.name, chosen.scale, **overrides)
     why = stale(setting, chosen.seed)
     print(f"{setting.key(chosen.seed)} ({setting.scale}): {why or 'already computed'}", file=sys.stderr)

@@ -83,6 +83,14 @@ def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
     return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
 
 
+def restoring_move(geometry: LocalGeometry, learning_rate) -> Float[Array, " p"]:
+    """One round of the projection: Newton along u alone while far up the wall, both corrections together after that."""
+    up_the_wall = violation(geometry, learning_rate).slope > 0.05
+    excess = jnp.where(up_the_wall, 0, geometry.sharpness - 2 / learning_rate).astype(geometry.sharpness.dtype)
+    slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
+    return floor_correction(geometry, slope) + sharpness_correction(geometry, excess)
+
+
 def project(
     objective: Objective,
     theta: Float[Array, " p"],
@@ -124,15 +132,9 @@ def project(
     # A Newton step below the resolution of the positions in the derivatives' precision cannot be told from zero.
     resolution = float(jnp.finfo(objective.dtype).eps)
 
-    def look(theta, start):
-        return local_geometry(objective, theta, start, tolerance=eigen_tolerance)
-
-    def slope_of(geometry):
-        return jnp.vdot(geometry.eigenvector, geometry.gradient)
-
     def status_of(theta, geometry):
         off = violation(geometry, learning_rate)
-        tiny = jnp.abs(slope_of(geometry)) <= jnp.abs(geometry.sharpness) * resolution * (
+        tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(geometry.sharpness) * resolution * (
             jnp.linalg.norm(theta).astype(objective.dtype)
         )
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
@@ -150,20 +152,19 @@ def project(
         finite = jnp.isfinite(geometry.loss) & jnp.isfinite(geometry.sharpness) & jnp.isfinite(off.slope)
         return jnp.where(finite, status, ProjectionStatus.NOT_FINITE).astype(jnp.int32)
 
-    def unfinished(state):
-        _, _, status, rounds = state
-        return (status == ProjectionStatus.ROUND_LIMIT) & (rounds < max_rounds)
-
+    # The loop looks first and moves after, so that the expansion is compiled once.
     def improve(state):
-        theta, geometry, _, rounds = state
-        up_the_wall = violation(geometry, learning_rate).slope > 0.05
-        excess = jnp.where(up_the_wall, 0, geometry.sharpness - edge).astype(objective.dtype)
-        move = floor_correction(geometry, slope_of(geometry)) + sharpness_correction(geometry, excess)
-        theta = theta + move.astype(theta.dtype)
-        geometry = look(theta, geometry.improved_eigenvector)
-        return theta, geometry, status_of(theta, geometry), rounds + 1
+        theta, start, *_, rounds = state
+        geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
+        status = status_of(theta, geometry)
+        moved = theta + restoring_move(geometry, learning_rate).astype(theta.dtype)
+        unfinished = (status == ProjectionStatus.ROUND_LIMIT) & (rounds + 1 < max_rounds)
+        following = jnp.where(unfinished, moved, theta)
+        return following, geometry.improved_eigenvector, geometry, status, unfinished, rounds + 1
 
-    geometry = look(theta, start)
-    state = (theta, geometry, status_of(theta, geometry), jnp.ones((), jnp.int32))
-    theta, geometry, status, rounds = jax.lax.while_loop(unfinished, improve, state)
+    shapes = jax.eval_shape(lambda t, u: local_geometry(objective, t, u), theta, start)
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    zero = jnp.zeros((), jnp.int32)
+    state = (theta, start.astype(objective.dtype), nothing, zero, jnp.ones((), bool), zero)
+    theta, _, geometry, status, _, rounds = jax.lax.while_loop(lambda state: state[4], improve, state)
     return Projection(theta, geometry, violation(geometry, learning_rate), rounds, status)

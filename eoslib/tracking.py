@@ -56,7 +56,7 @@ class Approach(NamedTuple):
     checks: dict[str, np.ndarray]  # step, sharpness, alpha, gradient_norm where the sharpness was measured
 
 
-@jax.jit(static_argnames=("learning_rate", "length"))
+@jax.jit(static_argnames=("length",))
 def _descend(objective: Objective, theta, steps, learning_rate, length):
     """At most ``length`` steps of gradient descent; returns θ and the losses before each step (NaN beyond)."""
 
@@ -337,7 +337,7 @@ def _hermite(before: dynamics.FlowState, after: dynamics.FlowState, start, lengt
     return at
 
 
-@jax.jit(static_argnames=("learning_rate", "length", "options"))
+@jax.jit(static_argnames=("length", "options"))
 def _advance(objective: Objective, state: TrackState, learning_rate: float, length: int, options: Options):
     """One chunk: the flow over the whole interval, then ``length`` steps of everything else."""
     flow_at, strided = None, {}
@@ -353,7 +353,7 @@ def _advance(objective: Objective, state: TrackState, learning_rate: float, leng
     return state, series, strided
 
 
-@jax.jit(static_argnames=("learning_rate", "kick"))
+@jax.jit
 def _start(objective: Objective, theta, eigenvector, learning_rate: float, kick: float):
     projection = project(objective, theta, eigenvector, learning_rate)
     u = projection.geometry.eigenvector
