@@ -1,0 +1,274 @@
+"""Networks, all behind one interface: ``build`` a flax module, ``init`` its parameters, ``apply`` it to a batch.
+
+The shapes are those of the paper's released experiments (arXiv 2209.15594).  The transformer's feed-forward width (4×),
+the VGG-11's group normalisation and average pooling, and the BERT-like encoder's pooling are choices of this project:
+the paper does not fix them.  Everything is smooth in the parameters (no dropout, no max-pooling; ``relu`` on request),
+since curvature is what is measured.
+
+>>> import numpy as np
+>>> from eoslib import settings
+>>> module = build(settings.get("mlp-cats-dogs", "test"))
+>>> images = np.zeros((2, 32, 32, 3), np.float32)
+>>> apply(module, init(module, images, seed=0), images).shape
+(2, 1)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from eoslib import criteria
+from eoslib.data import MAX_TOKENS, VOCABULARY
+from eoslib.settings import Setting
+
+Params = Any
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swish": nn.swish,
+    "tanh": jnp.tanh,
+    "gelu": nn.gelu,
+    "relu": nn.relu,
+    "softplus": nn.softplus,
+}
+
+#: U(±1/√fan_in): variance 1/(3 fan_in).
+_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _dense(features: int, name: str | None = None) -> nn.Dense:
+    return nn.Dense(features, kernel_init=_UNIFORM, name=name)
+
+
+def _conv(features: int, size: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv:
+    return nn.Conv(
+        features, (size, size), strides=stride, use_bias=bias, kernel_init=_UNIFORM
+    )
+
+
+def _zero_head(classes: int) -> nn.Dense:
+    """Output layer that starts at zero: all outputs are 0 at initialisation."""
+    return nn.Dense(classes, kernel_init=nn.initializers.zeros_init(), name="head")
+
+
+def _half(x: Float[Array, "n h w c"]) -> Array:
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """16 groups, or the most that divide the channels when those are fewer."""
+    return nn.GroupNorm(num_groups=math.gcd(16, channels))
+
+
+class MLP(nn.Module):
+    """flatten → width → width → classes."""
+
+    width: int
+    classes: int
+    activation: Callable
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], mask: None = None
+    ) -> Float[Array, "n k"]:
+        x = x.reshape((x.shape[0], -1))
+        for _ in range(2):
+            x = self.activation(_dense(self.width)(x))
+        return _dense(self.classes, "head")(x)
+
+
+class CNN(nn.Module):
+    """Two 3×3 convolutions of ``width`` channels, each followed by an average pool of 2, then a dense layer."""
+
+    width: int
+    classes: int
+    activation: Callable
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], mask: None = None
+    ) -> Float[Array, "n k"]:
+        for _ in range(2):
+            x = _half(self.activation(_conv(self.width)(x)))
+        return _dense(self.classes, "head")(x.reshape((x.shape[0], -1)))
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3×3 convolutions added to their input (projected by a 1×1 convolution where the shape changes)."""
+
+    channels: int
+    stride: int
+    activation: Callable
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        y = self.activation(
+            _group_norm(self.channels)(
+                _conv(self.channels, stride=self.stride, bias=False)(x)
+            )
+        )
+        y = _group_norm(self.channels)(_conv(self.channels, bias=False)(y))
+        if x.shape != y.shape:
+            x = _group_norm(self.channels)(
+                _conv(self.channels, size=1, stride=self.stride, bias=False)(x)
+            )
+        return self.activation(x + y)
+
+
+class ResNet18(nn.Module):
+    """CIFAR stem without pooling, four stages of two blocks with width, 2·width, 4·width, 8·width channels, mean pool."""
+
+    width: int
+    classes: int
+    activation: Callable
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], mask: None = None
+    ) -> Float[Array, "n k"]:
+        x = self.activation(_group_norm(self.width)(_conv(self.width, bias=False)(x)))
+        for stage in range(4):
+            for block in range(2):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = ResidualBlock(self.width * 2**stage, stride, self.activation)(x)
+        return _zero_head(self.classes)(x.mean(axis=(1, 2)))
+
+
+class VGG11(nn.Module):
+    """Eight normalised 3×3 convolutions (width = 64 is the classical size); average pools while pixels remain."""
+
+    width: int
+    classes: int
+    activation: Callable
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], mask: None = None
+    ) -> Float[Array, "n k"]:
+        for multiple, pool in (
+            (1, 1),
+            (2, 1),
+            (4, 0),
+            (4, 1),
+            (8, 0),
+            (8, 1),
+            (8, 0),
+            (8, 1),
+        ):
+            channels = self.width * multiple
+            x = self.activation(_group_norm(channels)(_conv(channels, bias=False)(x)))
+            if pool and x.shape[1] > 1:
+                x = _half(x)
+        return _dense(self.classes, "head")(x.mean(axis=(1, 2)))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward layer of 4·width, each added to its input and normalised afterwards."""
+
+    heads: int
+    activation: Callable
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n t d"], mask: Bool[Array, "n t"]
+    ) -> Float[Array, "n t d"]:
+        attended = nn.MultiHeadDotProductAttention(num_heads=self.heads)(
+            x, mask=mask[:, None, None, :]
+        )
+        x = nn.LayerNorm()(x + attended)
+        hidden = self.activation(nn.Dense(4 * x.shape[-1])(x))
+        return nn.LayerNorm()(x + nn.Dense(x.shape[-1])(hidden))
+
+
+class Encoder(nn.Module):
+    """Word and learned position embeddings, encoder layers, mean over the real tokens, zero-initialised head.
+
+    ``bert`` adds what the BERT family has on top: a normalised embedding and a tanh layer between pool and head.
+    """
+
+    width: int
+    classes: int
+    activation: Callable
+    bert: bool = False
+    layers: int = 2
+    heads: int = 2
+    vocabulary: int = VOCABULARY
+
+    @nn.compact
+    def __call__(
+        self, x: Int[Array, "n t"], mask: Bool[Array, "n t"] | None = None
+    ) -> Float[Array, "n k"]:
+        mask = jnp.ones(x.shape, bool) if mask is None else mask
+        words = nn.Embed(self.vocabulary, self.width, name="words")(x)
+        positions = self.param(
+            "positions", nn.initializers.normal(0.02), (MAX_TOKENS, self.width)
+        )
+        h = words + positions[None, : x.shape[1]]  # (n, t, d)
+        if self.bert:
+            h = nn.LayerNorm()(h)
+        for _ in range(self.layers):
+            h = EncoderLayer(self.heads, self.activation)(h, mask)
+        weight = mask.astype(h.dtype)[:, :, None]  # (n, t, 1)
+        h = (weight * h).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)  # (n, d)
+        if self.bert:
+            h = jnp.tanh(nn.Dense(self.width, name="pooler")(h))
+        return _zero_head(self.classes)(h)
+
+
+def build(setting: Setting) -> nn.Module:
+    """The network of a setting, without parameters."""
+    kinds = {
+        "mlp": MLP,
+        "cnn": CNN,
+        "resnet18": ResNet18,
+        "vgg11": VGG11,
+        "transformer": Encoder,
+        "bert-tiny": Encoder,
+    }
+    extra = {"bert": True} if setting.model == "bert-tiny" else {}
+    return kinds[setting.model](
+        setting.width, setting.classes, ACTIVATIONS[setting.activation], **extra
+    )
+
+
+def init(module: nn.Module, inputs: Array, seed: int) -> Params:
+    """float32 parameters drawn from a seed; only the shape of the inputs (n, …) matters."""
+    return jax.jit(module.init)(jax.random.key(seed), jnp.asarray(inputs[:1]))["params"]
+
+
+def apply(
+    module: nn.Module, params: Params, inputs: Array, mask: Array | None = None
+) -> Float[Array, "n k"]:
+    """Outputs of the network, computed in the dtype of the parameters.
+
+    Args:
+        module: From :func:`build`.
+        params: Pytree from :func:`init`, in float32 or float64.
+        inputs: Images (n, h, w, c), or tokens (n, t) with t ≤ 64.
+        mask: (n, t), true at the real tokens; images have none.
+    """
+    if jnp.issubdtype(inputs.dtype, jnp.floating):
+        inputs = jnp.asarray(inputs, jax.tree.leaves(params)[0].dtype)
+    return module.apply({"params": params}, inputs, mask)
+
+
+def per_sample_loss(
+    setting: Setting, module: nn.Module
+) -> Callable[[Params, tuple[Array, ...]], Float[Array, " m"]]:
+    """``f(params, batch)`` → losses (m,) of a batch ``(inputs, targets)`` or ``(inputs, targets, mask)``.
+
+    Their mean over the whole data set is the training loss L(θ).
+    """
+    criterion = criteria.get(setting)
+
+    def losses(params: Params, batch: tuple[Array, ...]) -> Float[Array, " m"]:
+        inputs, targets, *mask = batch
+        return criterion(apply(module, params, inputs, *mask), targets)
+
+    return losses
