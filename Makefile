@@ -1,0 +1,70 @@
+# The verbs. `make help` lists them; the graph behind `figures` and `book` is in Snakefile.
+SCALE = quick
+SEED = 0
+JOBS = 2
+PORT = 8000
+
+VENV = .venv/bin/python
+VERBS = book figures test lint bench serve pdf lock clean help
+
+.DEFAULT_GOAL := help
+.PHONY: $(VERBS) environment checked
+.NOTPARALLEL:
+
+# `exec` in every recipe: the process that works is then make's own child, and notices when make is gone.
+
+help:
+	@echo "make book     environment, every run, notebook and figure, and the HTML book in book/_build/html"
+	@echo "make figures  the same without the book: results/SCALE/"
+	@echo "make test     the test suite (after make book it looks at the book in a browser too)"
+	@echo "make lint     ruff (rules and format), and that no notebook carries outputs"
+	@echo "make bench    time and memory of the derivatives and of a tracked step, as a table"
+	@echo "make serve    the book at http://localhost:$(PORT)"
+	@echo "make pdf      the book as one PDF (needs chromium)"
+	@echo "make lock     resolve the dependencies again (needs uv)"
+	@echo "make clean    remove what was computed (never results/paper, nor the environment)"
+	@echo
+	@echo "Variables: SCALE=quick|paper (now $(SCALE)), SEED (now $(SEED)), JOBS at a time (now $(JOBS)), PORT."
+	@echo "The first verb makes .venv from requirements.lock. Stop any verb at any time; calling it again continues."
+
+book figures: checked environment
+	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS)
+
+test: checked environment
+	@exec $(VENV) -m pytest -n $(JOBS)
+
+lint: environment
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify notebooks/*.ipynb
+
+bench: environment
+	@exec $(VENV) benchmarks/run.py
+
+serve: environment
+	@test -f book/_build/html/index.html || { echo "There is no book yet: call make book first." >&2; exit 1; }
+	@echo "The book is at http://localhost:$(PORT) (Ctrl-C ends this)."
+	@exec $(VENV) -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT) >/dev/null 2>&1
+
+pdf: checked book
+	@exec $(VENV) workflow/pdf.py
+
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv); nothing else does." >&2; exit 1; }
+	uv pip compile pyproject.toml --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+	  --no-header --output-file requirements.lock --upgrade
+
+clean:
+	rm -rf results/quick results/test results/checkpoints book/_build book/chapters book/_generated book/_assets/vendor
+	rm -rf .snakemake .cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+checked:
+	@case "$(SCALE)" in quick|paper|test) ;; *) \
+	  echo "SCALE must be quick or paper (or test, the still smaller scale of the tests), got '$(SCALE)'." >&2; exit 1;; esac
+	@case "$(SEED)" in ''|*[!0-9]*) echo "SEED must be a whole number, got '$(SEED)'." >&2; exit 1;; esac
+	@case "$(JOBS)" in ''|0|*[!0-9]*) echo "JOBS must be a whole number of at least 1, got '$(JOBS)'." >&2; exit 1;; esac
+
+environment:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	  then exec "$$python" workflow/environment.py; fi; done; \
+	echo "eoslib needs Python 3.11, 3.12 or 3.13 with its venv module, and found none. Install one" >&2; \
+	echo "(Debian, Ubuntu: apt install python3 python3-venv), or name one: make book PYTHON=/path/to/python3.12" >&2; exit 1

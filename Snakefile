@@ -1,0 +1,145 @@
+"""The graph: run → notebook → figures and claims → book.
+
+`make` calls it; it also stands alone, for instance on a cluster (any Snakemake executor, no code of ours):
+
+    .venv/bin/snakemake figures --executor slurm --jobs 20 --config scale=paper seed=0
+
+What a job depends on is told by digests of content (workflow/digests.py), kept by Snakemake as the job's parameters.
+"""
+
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "workflow"))
+
+import digests
+from eoslib import results, settings
+
+SCALE, SEED = config.get("scale", "quick"), int(config.get("seed", 0))
+settings.known("scale", SCALE, settings.SCALES)
+RESULTS = pathlib.Path(os.path.relpath(results.root(), ROOT)) / SCALE
+LOGS = pathlib.Path(".cache") / "logs" / SCALE
+JOB = f"exec {sys.executable} {ROOT / 'workflow' / 'job.py'}"
+NOTEBOOKS = {file.stem: file.relative_to(ROOT) for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+# The runs of all notebooks, each once.
+RUNS = {
+    run.key(SCALE, SEED): (run.setting(SCALE), SEED + run.seed_offset)
+    for notebook in NOTEBOOKS
+    for run in settings.NOTEBOOK_RUNS.get(notebook, ())
+}
+GENERATED = {"_build", "chapters", "_generated", "vendor", "__pycache__"}
+
+
+def behind(notebook):
+    """Library modules that a notebook's code executes."""
+    return digests.modules_behind(digests.code(ROOT / NOTEBOOKS[notebook]), ROOT / "eoslib")
+
+
+def runs_of(notebook):
+    """Run files that a notebook draws on; one that shows recorded runs depends on those too."""
+    keys = [run.key(SCALE, SEED) for run in settings.NOTEBOOK_RUNS.get(notebook, ())]
+    files = [RESULTS / f"{key}.nc" for key in dict.fromkeys(keys)]
+    if SCALE != "paper" and ".recorded(" in digests.code(ROOT / NOTEBOOKS[notebook]):
+        files += sorted((RESULTS.parent / "paper").glob("*.nc"))
+    return files
+
+
+def prose():
+    """The book's own sources."""
+    files = (file for file in (ROOT / "book").rglob("*") if file.is_file())
+    return [file for file in files if not GENERATED & set(file.relative_to(ROOT).parts)]
+
+
+wildcard_constraints:
+    key="|".join(RUNS) or "none",
+    notebook="|".join(NOTEBOOKS) or "none",
+
+
+rule figures:
+    input:
+        RESULTS / "claims.json",
+        RESULTS / "figures.json",
+    default_target: True
+
+
+rule run:
+    output:
+        RESULTS / "{key}.nc",
+    params:
+        setting=lambda w: f"setting {RUNS[w.key][0].digest()}",
+        code=f"numerical code {results.library_digest()}",
+        versions=f"version of a package {digests.versions(ROOT)}",
+        name=lambda w: RUNS[w.key][0].name,
+        eta=lambda w: repr(RUNS[w.key][0].learning_rate),
+        seed=lambda w: RUNS[w.key][1],
+    log:
+        LOGS / "run-{key}.log",
+    message:
+        "run {wildcards.key}"
+    shell:
+        JOB + " run --name {params.name} --scale " + SCALE + " --seed {params.seed} --learning-rate {params.eta}"
+        " >{log} 2>&1"
+
+
+rule notebook:
+    input:
+        source=lambda w: ancient(NOTEBOOKS[w.notebook]),
+        runs=lambda w: runs_of(w.notebook),
+    output:
+        executed=RESULTS / "notebooks" / "{notebook}.ipynb",
+        record=RESULTS / "records" / "{notebook}.json",
+    params:
+        cells=lambda w: f"notebook {digests.notebook(ROOT / NOTEBOOKS[w.notebook])}",
+        code=lambda w: f"library code {results.digest_of(*behind(w.notebook))}",
+        versions=f"version of a package {digests.versions(ROOT, 'theory', besides=digests.NOTEBOOK_PACKAGES)}",
+        seed=f"seed {SEED}",
+    log:
+        LOGS / "notebook-{notebook}.log",
+    message:
+        "notebook {wildcards.notebook}"
+    shell:
+        JOB + f" notebook {{input.source}} {{output.executed}} --scale {SCALE} --seed {SEED}"
+        " >{log} 2>&1"
+
+
+rule collect:
+    input:
+        expand(RESULTS / "records" / "{notebook}.json", notebook=NOTEBOOKS),
+    output:
+        RESULTS / "claims.json",
+        RESULTS / "figures.json",
+    params:
+        code=f"library code {results.digest_of('reporting')}",
+        notebooks=" ".join(NOTEBOOKS),
+    log:
+        LOGS / "collect.log",
+    message:
+        "claims and figures"
+    shell:
+        JOB + f" collect {{params.notebooks}} --scale {SCALE}"
+        " >{log} 2>&1"
+
+
+rule book:
+    input:
+        rules.collect.output,
+        expand(RESULTS / "notebooks" / "{notebook}.ipynb", notebook=NOTEBOOKS),
+        # The claims table sets another recorded scale beside the one shown.
+        [file for file in (RESULTS.parent / "paper" / "claims.json", RESULTS.parent / "paper" / "figures.json") if file.exists()],
+    output:
+        # The old book stays readable until the new one stands.
+        update("book/_build/html/intro.html"),
+    params:
+        scale=f"scale {SCALE}",
+        prose=f"text of the book {digests.of_files(ROOT, prose())}",
+        library=f"library reference {digests.of_files(ROOT, (ROOT / 'eoslib').glob('*.py'))}",
+        tools=f"book tools {digests.of_files(ROOT, [ROOT / 'workflow' / 'chapters.py', ROOT / 'requirements.lock'])}",
+    log:
+        LOGS / "book.log",
+    message:
+        "book"
+    shell:
+        JOB + f" book --scale {SCALE}"
+        " >{log} 2>&1"

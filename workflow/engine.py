@@ -1,0 +1,58 @@
+"""Snakemake inside a process on a leash, with the log in plain words, told which run files no longer serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+
+import snakemake_logger_plugin_plain as plain
+from leash import leash
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def stale_runs(scale: str, seed: int) -> dict[str, str]:
+    """Run files that are there but do not serve, with the reason that their own attributes give.
+
+    Snakemake compares with what it remembers of this folder; a file that came from elsewhere (recorded, copied, checked out)
+    is judged by what it says of itself.
+    """
+    from eoslib import results, settings
+
+    found = {}
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for run in settings.NOTEBOOK_RUNS.get(file.stem, ()):
+            setting, offset = run.setting(scale), seed + run.seed_offset
+            path = results.path(setting, offset)
+            if path.exists() and (why := results.stale(setting, offset)):
+                found[os.path.relpath(path, ROOT)] = why
+    return found
+
+
+def main() -> int:
+    """``engine.py TARGET --scale SCALE --seed SEED --jobs JOBS``."""
+    leash()
+    parser = argparse.ArgumentParser(prog="engine.py")
+    parser.add_argument("target")
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--jobs", required=True, type=int)
+    asked = parser.parse_args()
+    plain.FORCED |= stale_runs(asked.scale, asked.seed)
+
+    from snakemake.cli import main as snakemake
+
+    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", str(asked.jobs)]
+    arguments += ["--scheduler", "greedy", "--rerun-incomplete", "--keep-going", "--logger", "plain"]
+    # Content decides: digests as parameters, checksums of inputs of any size where their dates differ.
+    arguments += ["--rerun-triggers", "params", "input", "mtime", "--max-checksum-file-size", "1000000000"]
+    arguments += ["--config", f"scale={asked.scale}", f"seed={asked.seed}"]
+    arguments += ["--forcerun", *plain.FORCED] if plain.FORCED else []
+    snakemake([*arguments, "--", asked.target])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""One job of the graph: a run, a notebook, the collection of records, or the book.
+
+Each is a process of its own on a leash; what it prints is its log.  A job writes beside its target and renames at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+from leash import leash
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def run(arguments: list[str]) -> int:
+    """Compute one run file; the arguments are those of ``python -m eoslib.results run``."""
+    from eoslib import results
+
+    return results.main(["run", *arguments])
+
+
+def notebook(arguments: list[str]) -> int:
+    """Execute a notebook by papermill; where a cell fails, keep what there is beside the target, and say which."""
+    parser = argparse.ArgumentParser(prog="job.py notebook")
+    parser.add_argument("source", type=pathlib.Path)
+    parser.add_argument("target", type=pathlib.Path)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    asked = parser.parse_args(arguments)
+
+    import papermill
+
+    partial = asked.target.with_name(f".{asked.target.stem}.partial.ipynb")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {"scale": asked.scale, "seed": asked.seed}
+    try:
+        papermill.execute_notebook(str(asked.source), str(partial), parameters, progress_bar=False, log_output=True)
+    except papermill.PapermillExecutionError as error:
+        kept = asked.target.with_name(f"{asked.target.stem}.failed.ipynb")
+        partial.replace(kept)
+        print(f"{error}\n{asked.source} stopped at its cell {error.cell_index + 1}; {kept} shows how far it came.")
+        return 1
+    asked.target.with_name(f"{asked.target.stem}.failed.ipynb").unlink(missing_ok=True)
+    partial.replace(asked.target)
+    return 0
+
+
+def collect(arguments: list[str]) -> int:
+    """Merge the records of the notebooks that exist; those of a notebook that is gone are removed."""
+    parser = argparse.ArgumentParser(prog="job.py collect")
+    parser.add_argument("notebooks", nargs="*")
+    parser.add_argument("--scale", required=True)
+    asked = parser.parse_args(arguments)
+
+    from eoslib import reporting, results
+
+    for record in (results.root() / asked.scale / "records").glob("*.json"):
+        if record.stem not in asked.notebooks:
+            print(f"{record.name} is of a notebook that is no longer there: removed")
+            record.unlink()
+    claims, figures = reporting.collect(asked.scale)
+    print(f"{len(claims)} claims, {len(figures)} figures")
+    return 0
+
+
+def book(arguments: list[str]) -> int:
+    """Copy the executed notebooks into the book and build it beside the old one, which it then replaces."""
+    parser = argparse.ArgumentParser(prog="job.py book")
+    parser.add_argument("--scale", required=True)
+    asked = parser.parse_args(arguments)
+
+    import chapters
+    from eoslib import results
+
+    try:
+        chapters.write_all(results.root(), asked.scale, ROOT / "book" / "chapters")
+    except chapters.ChapterError as error:
+        print(error)
+        return 1
+    outside = ROOT / ".cache" / "book"
+    shutil.rmtree(outside, ignore_errors=True)
+    start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "build", "--all", "-W", "-n", "--keep-going"]
+    log = ROOT / ".cache" / "logs" / asked.scale / "sphinx.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as handle:
+        status = subprocess.run(
+            [*command, "--path-output", str(outside), str(ROOT / "book")],
+            env=os.environ | {"EOSLIB_BOOK_SCALE": asked.scale, "NO_COLOR": "1"},
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+        ).returncode
+    built, shown, previous = outside / "_build" / "html", ROOT / "book" / "_build" / "html", outside / "previous"
+    if status or not (built / "intro.html").is_file():
+        lines = log.read_text(errors="replace").splitlines()
+        wrong = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-20:]
+        print(f"The book was not built (everything: {log.relative_to(ROOT)}):", *dict.fromkeys(wrong), sep="\n")
+        return 1
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    if shown.exists():
+        shown.rename(previous)
+    built.rename(shown)
+    shutil.rmtree(outside, ignore_errors=True)
+    return 0
+
+
+def main() -> int:
+    """``job.py run|notebook|collect|book …``."""
+    leash()
+    os.environ |= {"MPLBACKEND": os.environ.get("MPLBACKEND", "agg"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    return {"run": run, "notebook": notebook, "collect": collect, "book": book}[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

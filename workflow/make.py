@@ -1,0 +1,136 @@
+"""The verbs that work on the graph: one at a time, stopped at any moment, continued by calling again.
+
+A process that is interrupted or killed takes everything that it started with it (``leash.py``).  What it leaves behind,
+Snakemake's lock and files that it was about to write, is cleared here at the next call, after making sure that nobody
+is at work in this checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+from alone import Busy, alone
+from leash import end_family, leash
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENGINE = pathlib.Path(__file__).with_name("engine.py")
+
+
+def others() -> list[psutil.Process]:
+    """Living Snakemake processes in this checkout that no verb started (somebody called it directly)."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if not any(pathlib.PurePath(word).name == "snakemake" for word in words[:3]):
+            continue
+        try:
+            here = pathlib.Path(process.cwd()) == ROOT
+        except psutil.Error:
+            continue
+        if here:
+            found.append(process)
+    return found
+
+
+def clear_stale_lock() -> None:
+    """Remove what a killed run left of Snakemake's lock.
+
+    Raises:
+        Busy: if the lock is that of a living Snakemake.
+    """
+    if not any((ROOT / ".snakemake" / "locks").glob("*")):
+        return
+    if alive := others():
+        numbers = ", ".join(str(process.pid) for process in alive)
+        raise Busy(
+            f"Snakemake is at work in this folder (process {numbers}). Wait for it to end; nothing was done here."
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(ROOT),
+        "--unlock",
+    ]
+    told = subprocess.run(command, capture_output=True, text=True)
+    if told.returncode:
+        raise Busy(f"The last run was killed and what it left could not be cleared:\n{told.stderr}")
+    print("The last run was interrupted; continuing it.", file=sys.stderr, flush=True)
+
+
+def work(target: str, scale: str, seed: int, jobs: int) -> int:
+    """Bring a target of the graph up to date; returns the exit status."""
+    with alone(ROOT) as lock:
+        clear_stale_lock()
+        command = [sys.executable, str(ENGINE), target, "--scale", scale, "--seed", str(seed), "--jobs", str(jobs)]
+        # Its own process group: Ctrl-C comes here alone, and here is decided what it means.  The lock is inherited, so that
+        # it holds until the last process of this run is gone.
+        engine = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0, pass_fds=[lock])
+        try:
+            status = engine.wait()
+        except KeyboardInterrupt:
+            print(f"\nStopped. `make {target} SCALE={scale}` continues from here.", file=sys.stderr)
+            status = 130
+        finally:
+            end_family(engine.pid)
+            engine.wait()
+    if status < 0:
+        print(f"The run was killed (signal {-status}). Calling again continues it.", file=sys.stderr)
+        return 1
+    return status
+
+
+def told(target: str, scale: str, seconds: float) -> str:
+    """What there is now and where."""
+    folder = pathlib.Path(os.environ.get("EOSLIB_RESULTS") or ROOT / "results") / scale
+    claims = json.loads((folder / "claims.json").read_text())
+    figures = json.loads((folder / "figures.json").read_text())
+    holding = sum(claim["verdict"] == "holds" for claim in claims)
+    lines = [f"{len(figures)} figures and {len(claims)} claims ({holding} hold) at {scale} scale, in {folder}."]
+    if target == "book":
+        lines.append(f"The book: open {ROOT / 'book' / '_build' / 'html' / 'index.html'} or call `make serve`.")
+    return "\n".join([*lines, f"({seconds:.0f} s)"])
+
+
+def interrupt(signum, frame):
+    """A polite end is an interruption like any other."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """``make.py figures|book --scale SCALE --seed SEED --jobs JOBS``."""
+    parser = argparse.ArgumentParser(prog="make.py")
+    parser.add_argument("verb", choices=["figures", "book"])
+    parser.add_argument("--scale", default="quick")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    asked = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    leash()
+    begun = time.monotonic()
+    try:
+        status = work(asked.verb, asked.scale, asked.seed, asked.jobs)
+    except Busy as busy:
+        print(busy, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if status == 0:
+        print(told(asked.verb, asked.scale, time.monotonic() - begun), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
