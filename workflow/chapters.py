@@ -1,4 +1,4 @@
-"""Executed notebooks become chapters of the book: figures with caption, alt text, provenance and links to what made them."""
+"""Executed notebooks become chapters: figures with caption, alt text, provenance and links to what made them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ChapterError(RuntimeError):
 
 
 def escaped(text: str) -> str:
-    """Plain text for MyST.
+    r"""Plain text for MyST.
 
     >>> print(escaped("A_b*"))
-    A\\_b\\*
+    A\_b\*
     """
     return re.sub(r"([\\`*_{}\[\]<>$#|~^])", r"\\\1", text)
 
@@ -84,7 +84,7 @@ def without_duplicate(cells: list) -> list:
 
 
 def links_to(chapters: set[str], text: str, said: list[str]) -> str:
-    """Markdown whose links to notebooks that this book lacks are plain words; what was unlinked is added to ``said``."""
+    """Markdown whose links to notebooks that the book lacks are plain words; those are added to ``said``."""
 
     def link(found: re.Match) -> str:
         if found.group(2) in chapters:
@@ -106,7 +106,7 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         chapters: Names of all chapters.
 
     Returns:
-        The chapter's notebook; the run files behind its figures; names of notebooks that it links to and that are not there.
+        The chapter's notebook; the run files behind its figures; the absent notebooks that it links to.
 
     Raises:
         ChapterError: on a cell that failed, a picture that no record describes, or two figures in one cell.

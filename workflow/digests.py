@@ -1,7 +1,7 @@
 """What each job of the graph depends on, as short digests of content: never of dates, comments or layout.
 
-A digest is stored with a job's outputs.  When it differs at the next call the job runs again, and the digest's name is the
-reason that the log gives.
+A digest is stored with a job's outputs.  When it differs at the next call the job runs again, and the digest's name is
+the reason that the log gives.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def declared(project: dict, *extras: str) -> list[str]:
 
 
 def versions(root: pathlib.Path, *extras: str, besides: Iterable[str] = ()) -> str:
-    """Digest of the pins of the library's packages (with some extras, and some others): the rest of the lock does not count."""
+    """Digest of the pins that the library (with extras, and other packages) needs; the rest of the lock does not count."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     lock = read_lock((root / "requirements.lock").read_text())
     return short(*needed_by([*declared(project, *extras), *besides], lock))

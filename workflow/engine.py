@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def stale_runs(scale: str, seed: int) -> dict[str, str]:
     """Run files that are there but do not serve, with the reason that their own attributes give.
 
-    Snakemake compares with what it remembers of this folder; a file that came from elsewhere (recorded, copied, checked out)
-    is judged by what it says of itself.
+    Snakemake compares with what it remembers of this folder; a file that came from elsewhere (recorded, copied, checked
+    out) is judged by what it says of itself.
     """
     from eoslib import results, settings
 

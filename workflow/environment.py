@@ -1,7 +1,7 @@
 """Make ``.venv`` from ``requirements.lock`` with nothing but Python's own ``venv`` and ``pip``; say so; do it once.
 
-A stamp in ``.venv`` names the lock and the declared dependencies that it was made from.  Where it fits, this program says
-nothing and ends at once.  An environment whose making was interrupted is made again from nothing.
+A stamp in ``.venv`` names the lock and the declared dependencies that it was made from.  Where it fits, this program
+says nothing and ends at once.  An environment whose making was interrupted is made again from nothing.
 """
 
 from __future__ import annotations

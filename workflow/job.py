@@ -1,12 +1,12 @@
 """One job of the graph: a run, a notebook, the collection of records, or the book.
 
-Each is a process of its own on a leash; what it prints is its log.  A job writes beside its target and renames at the end.
+Each is a process of its own on a leash; what it prints is its log.  A job writes beside its target and renames at the
+end.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import re
@@ -77,6 +77,7 @@ def book(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
 
     import chapters
+
     from eoslib import results
 
     try:

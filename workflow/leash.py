@@ -1,8 +1,8 @@
 """Processes that end with their parent: nothing stays behind, however a verb is stopped.
 
-Ctrl-C reaches every process of a terminal, ``kill -9`` only one.  So each process of the graph watches its parent and, once
-that is gone, ends itself and all that it started.  Being cut off is harmless: files are written in one stroke and long runs
-keep checkpoints.
+Ctrl-C reaches every process of a terminal, ``kill -9`` only one.  So each process of the graph watches its parent and,
+once that is gone, ends itself and all that it started.  Being cut off is harmless: files are written in one stroke and
+long runs keep checkpoints.
 """
 
 from __future__ import annotations

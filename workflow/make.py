@@ -74,7 +74,7 @@ def work(target: str, scale: str, seed: int, jobs: int) -> int:
     with alone(ROOT) as lock:
         clear_stale_lock()
         command = [sys.executable, str(ENGINE), target, "--scale", scale, "--seed", str(seed), "--jobs", str(jobs)]
-        # Its own process group: Ctrl-C comes here alone, and here is decided what it means.  The lock is inherited, so that
+        # Its own process group: Ctrl-C comes here alone, and here is decided what it means.  The lock is inherited:
         # it holds until the last process of this run is gone.
         engine = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0, pass_fds=[lock])
         try:

@@ -89,9 +89,9 @@ class LogHandler(LogHandlerBase):
                 self.failed.add(record.jobid)
                 self.job_failed(record)
         elif event in (None, LogEvent.ERROR) and record.levelno >= logging.WARNING and not self.failed:
-            # Of a failed job only its own log tells anything.
-            if "CalledProcessError" not in record.getMessage():
-                self.say(record.getMessage())
+            message = record.getMessage()
+            if "CalledProcessError" not in message:  # of a failed job only its own log tells anything
+                self.say(message)
 
     def job_failed(self, record: logging.LogRecord) -> None:
         """The end of a failed job's own log, and where the whole is."""
