@@ -40,18 +40,14 @@ def _class(outputs: Array, targets: Array, name: str) -> Array:
     return targets
 
 
-def squared_error(
-    outputs: Float[Array, "n k"], targets: Num[Array, " n"]
-) -> Float[Array, " n"]:
+def squared_error(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, " n"]:
     """‖f − e_y‖² for classes y, (f − y)² for labels y = ±1; no factor ½.
 
     Raises:
         ValueError: when the outputs' columns do not fit the labels' kind.
     """
     if jnp.issubdtype(targets.dtype, jnp.floating):
-        return (
-            _score(outputs, targets, "squared-error") - targets.astype(outputs.dtype)
-        ) ** 2
+        return (_score(outputs, targets, "squared-error") - targets.astype(outputs.dtype)) ** 2
     one_hot = jax.nn.one_hot(
         _class(outputs, targets, "squared-error"),
         outputs.shape[-1],
@@ -60,31 +56,23 @@ def squared_error(
     return jnp.sum((outputs - one_hot) ** 2, axis=-1)
 
 
-def cross_entropy(
-    outputs: Float[Array, "n k"], targets: Num[Array, " n"]
-) -> Float[Array, " n"]:
+def cross_entropy(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, " n"]:
     """−log softmax(f)_y for classes y.
 
     Raises:
         ValueError: when the labels are not integers or there are fewer than two outputs.
     """
-    return optax.softmax_cross_entropy_with_integer_labels(
-        outputs, _class(outputs, targets, "cross-entropy")
-    )
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, _class(outputs, targets, "cross-entropy"))
 
 
-def logistic(
-    outputs: Float[Array, "n k"], targets: Num[Array, " n"]
-) -> Float[Array, " n"]:
+def logistic(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, " n"]:
     """log(1 + exp(−y f)) for labels y = ±1.
 
     Raises:
         ValueError: when the labels are not floating ±1 or there is more than one output.
     """
     score = _score(outputs, targets, "logistic")
-    return optax.sigmoid_binary_cross_entropy(
-        score, (targets.astype(score.dtype) + 1) / 2
-    )
+    return optax.sigmoid_binary_cross_entropy(score, (targets.astype(score.dtype) + 1) / 2)
 
 
 _CRITERIA: dict[str, Criterion] = {
@@ -106,9 +94,7 @@ def get(setting: Setting | str) -> Criterion:
     return _CRITERIA[name]
 
 
-def accuracy(
-    outputs: Float[Array, "n k"], targets: Num[Array, " n"]
-) -> Float[Array, ""]:
+def accuracy(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, ""]:
     """Fraction of samples classified rightly: by the largest output, or by the sign of the score for labels ±1."""
     if jnp.issubdtype(targets.dtype, jnp.floating):
         right = (_score(outputs, targets, "accuracy") > 0) == (targets > 0)

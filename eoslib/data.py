@@ -22,7 +22,6 @@ import hashlib
 import importlib.resources
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -117,11 +116,7 @@ class Dataset:
     @property
     def batch(self) -> tuple[np.ndarray, ...]:
         """``(inputs, targets)``, with the mask as a third where there is one: what a per-sample loss takes."""
-        return (
-            (self.inputs, self.targets)
-            if self.mask is None
-            else (self.inputs, self.targets, self.mask)
-        )
+        return (self.inputs, self.targets) if self.mask is None else (self.inputs, self.targets, self.mask)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -137,19 +132,14 @@ def _label_first(raw: bytes) -> bytes:
     """A table of sentences with its columns in the order label, sentence: copies differ in that order."""
     if not raw.startswith(b"sentence\tlabel"):
         return raw
-    return b"\n".join(
-        b"\t".join(reversed(line.split(b"\t"))) for line in raw.split(b"\n")
-    )
+    return b"\n".join(b"\t".join(reversed(line.split(b"\t"))) for line in raw.split(b"\n"))
 
 
 def _recorded(root: Path) -> dict[str, str]:
     """Checksums by file name from ``SHA256SUMS`` in a folder, if there is one."""
     sums = root / "SHA256SUMS"
     lines = sums.read_text().splitlines() if sums.is_file() else []
-    return {
-        name: digest
-        for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())
-    }
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
 
 
 def _read(name: str, folder: Path | None) -> bytes:
@@ -191,13 +181,9 @@ def _downloaded(name: str) -> Path:
     if name in _recorded(cache) and (cache / name).is_file():
         return cache
     url, checksum = ARCHIVES[name.split("/")[0]]
-    parents = [
-        folder for folder in ((cache / name).parent, cache) if not folder.exists()
-    ]
+    parents = [folder for folder in ((cache / name).parent, cache) if not folder.exists()]
     try:
-        archive = pooch.retrieve(
-            url, checksum, fname=url.rsplit("/", 1)[1], path=cache, progressbar=True
-        )
+        archive = pooch.retrieve(url, checksum, fname=url.rsplit("/", 1)[1], path=cache, progressbar=True)
         _unpack(Path(archive), name, cache)
     except (
         OSError,
@@ -217,29 +203,28 @@ def _downloaded(name: str) -> Path:
     return cache
 
 
+def _member(archive: Path, name: str) -> bytes:
+    """One member of an archive."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            return packed.read(name)
+    with tarfile.open(archive) as packed:
+        return packed.extractfile(name).read()
+
+
 def _unpack(archive: Path, name: str, cache: Path) -> None:
     """Unpack one member, atomically, and record its checksum (the archive's own has been verified)."""
+    raw = _member(archive, name)
     (cache / name).parent.mkdir(parents=True, exist_ok=True)
-    packed = (
-        zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive)
-    )
     handle, partial = tempfile.mkstemp(dir=(cache / name).parent)
     try:
-        with packed, os.fdopen(handle, "wb") as target:
-            with (
-                packed.open(name)
-                if archive.suffix == ".zip"
-                else packed.extractfile(name) as source
-            ):
-                shutil.copyfileobj(source, target)
-        raw = Path(partial).read_bytes()
+        with os.fdopen(handle, "wb") as target:
+            target.write(raw)
         os.replace(partial, cache / name)
     finally:
         Path(partial).unlink(missing_ok=True)
     with open(cache / "SHA256SUMS", "a") as sums:
-        sums.write(
-            f"{_sha256(_label_first(raw) if name.endswith('.tsv') else raw)}  {name}\n"
-        )
+        sums.write(f"{_sha256(_label_first(raw) if name.endswith('.tsv') else raw)}  {name}\n")
 
 
 @functools.cache
@@ -262,9 +247,7 @@ def _first(labels: np.ndarray, wanted: dict) -> np.ndarray:
     """Positions of the first samples of each label; ``wanted`` (count by label, ``None`` for any) is counted down."""
     keep = np.zeros(len(labels), bool)
     for label, count in wanted.items():
-        found = np.flatnonzero(
-            np.ones(len(labels), bool) if label is None else labels == label
-        )[:count]
+        found = np.flatnonzero(np.ones(len(labels), bool) if label is None else labels == label)[:count]
         keep[found] = True
         wanted[label] = count - len(found)
     return np.flatnonzero(keep)
@@ -276,13 +259,9 @@ def _check(n: int, split: str, dataset: str) -> None:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive integer, got {n!r}")
     if n > LARGEST[dataset][split]:
-        raise ValueError(
-            f"n={n} exceeds the {LARGEST[dataset][split]} samples of {dataset!r}, split {split!r}"
-        )
+        raise ValueError(f"n={n} exceeds the {LARGEST[dataset][split]} samples of {dataset!r}, split {split!r}")
     if dataset != "cifar10" and n % 2:
-        raise ValueError(
-            f"n must be even for the balanced data set {dataset!r}, got {n}"
-        )
+        raise ValueError(f"n must be even for the balanced data set {dataset!r}, got {n}")
 
 
 def _choose(canonical, subset, folder):
@@ -319,11 +298,7 @@ def _images(dataset: str, n: int, split: str, folder) -> tuple[np.ndarray, np.nd
         left = dict(wanted)
         found = _first(records[:, 0], left)
         complete = dataset != "cifar10" or np.array_equal(indices[found], np.arange(n))
-        return (
-            (indices[found], records[found])
-            if complete and not any(left.values())
-            else None
-        )
+        return (indices[found], records[found]) if complete and not any(left.values()) else None
 
     return _choose(canonical, subset, folder)
 
@@ -337,23 +312,14 @@ def subset_images(split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     raw = np.frombuffer(_subset(f"cifar10-{split}.xz"), np.uint8)
     m = len(raw) // (4 + RECORD)
-    planes = (
-        raw[5 * m :]
-        .reshape(3, m, 32, 32)
-        .cumsum(axis=3, dtype=np.uint8)
-        .cumsum(axis=2, dtype=np.uint8)
-    )
+    planes = raw[5 * m :].reshape(3, m, 32, 32).cumsum(axis=3, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
     planes[::2] += planes[1]
-    records = np.concatenate(
-        [raw[4 * m : 5 * m, None], planes.swapaxes(0, 1).reshape(m, -1)], axis=1
-    )
+    records = np.concatenate([raw[4 * m : 5 * m, None], planes.swapaxes(0, 1).reshape(m, -1)], axis=1)
     return raw[: 4 * m].view("<i4").astype(np.int64), records
 
 
 def _rows(table: str) -> tuple[np.ndarray, list[str]]:
-    labels, sentences = zip(
-        *(line.split("\t", 1) for line in table.rstrip("\n").split("\n")), strict=True
-    )
+    labels, sentences = zip(*(line.split("\t", 1) for line in table.rstrip("\n").split("\n")), strict=True)
     return np.array(labels, int), list(sentences)
 
 
@@ -364,16 +330,10 @@ def _sentences(n: int, split: str, folder) -> tuple[np.ndarray, np.ndarray, list
     def pick(indices, labels, sentences):
         left = {0: n // 2, 1: n // 2}
         found = _first(labels, left)
-        return (
-            None
-            if any(left.values())
-            else (indices[found], labels[found], [sentences[i] for i in found])
-        )
+        return None if any(left.values()) else (indices[found], labels[found], [sentences[i] for i in found])
 
     def canonical(root: Path | None):
-        table = (
-            _label_first(_read(SENTENCE_FILES[split], root)).decode().split("\n", 1)[1]
-        )
+        table = _label_first(_read(SENTENCE_FILES[split], root)).decode().split("\n", 1)[1]
         labels, sentences = _rows(table)
         return pick(np.arange(len(labels)), labels, sentences)
 
@@ -403,29 +363,19 @@ def _standardised(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
         counts = np.bincount(reference[..., channel].ravel(), minlength=len(values))
         mean = (counts @ values) / counts.sum()
         std = np.sqrt(counts @ (values - mean) ** 2 / counts.sum())
-        out[..., channel] = ((values - mean) / (std or 1.0)).astype(np.float32)[
-            images[..., channel]
-        ]
+        out[..., channel] = ((values - mean) / (std or 1.0)).astype(np.float32)[images[..., channel]]
     return out
 
 
-def _image_set(
-    dataset: str, n: int, split: str, folder, image_size: int, fit: int | None
-) -> Dataset:
+def _image_set(dataset: str, n: int, split: str, folder, image_size: int, fit: int | None) -> Dataset:
     if image_size not in (16, 32):
         raise ValueError(f"image_size must be 16 or 32, got {image_size!r}")
     indices, records = _images(dataset, n, split, folder)
     images = reference = _pixels(records, image_size)
     if split != "train" or fit not in (None, n):
-        reference = _pixels(
-            _images(dataset, n if fit is None else fit, "train", folder)[1], image_size
-        )
+        reference = _pixels(_images(dataset, n if fit is None else fit, "train", folder)[1], image_size)
     labels = records[:, 0]
-    targets = (
-        labels.astype(np.int32)
-        if dataset == "cifar10"
-        else np.where(labels == DOG, 1, -1).astype(np.float32)
-    )
+    targets = labels.astype(np.int32) if dataset == "cifar10" else np.where(labels == DOG, 1, -1).astype(np.float32)
     return Dataset(
         _standardised(images, reference),
         targets,
@@ -478,17 +428,13 @@ def _tokenizer(sentences: tuple[str, ...]) -> Tokenizer:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = ["[PAD]", "[UNK]"]
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, show_progress=False
-    )
+    trainer = trainers.WordLevelTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(sentences, trainer)
     tokenizer.enable_truncation(MAX_TOKENS)
     return tokenizer
 
 
-def sst2(
-    n: int, split: str = "train", *, folder=None, fit: int | None = None
-) -> Dataset:
+def sst2(n: int, split: str = "train", *, folder=None, fit: int | None = None) -> Dataset:
     """The first n/2 negative (−1) and n/2 positive (+1) sentences of SST-2 (Socher et al. 2013), in canonical order.
 
     Sentences are cut at 64 words and padded with 0 to the longest.  ``split="test"`` is the published development set
@@ -504,10 +450,7 @@ def sst2(
     mask = np.arange(max(map(len, words))) < np.array([[len(w)] for w in words])
     inputs = np.zeros(mask.shape, np.int32)
     inputs[mask] = np.concatenate(words)
-    raw = "".join(
-        f"{label}\t{sentence}\n"
-        for label, sentence in zip(labels, sentences, strict=True)
-    )
+    raw = "".join(f"{label}\t{sentence}\n" for label, sentence in zip(labels, sentences, strict=True))
     return Dataset(
         inputs,
         (2 * labels - 1).astype(np.float32),
@@ -517,9 +460,7 @@ def sst2(
     )
 
 
-def load(
-    setting: Setting, split: str = "train", n: int | None = None, folder=None
-) -> Dataset:
+def load(setting: Setting, split: str = "train", n: int | None = None, folder=None) -> Dataset:
     """The data of a setting, with labels in the form that its criterion takes.
 
     Test data are standardised, or encoded, by the statistics of the setting's own training data.  ``n`` defaults to the
@@ -529,18 +470,12 @@ def load(
         ValueError, DataError: as :func:`cifar10`.
     """
     if n is None and split == "test":
-        n = (
-            LARGEST[setting.dataset]
-            if setting.scale == "paper"
-            else {"test": TEST_SAMPLES[setting.dataset]}
-        )["test"]
+        n = (LARGEST[setting.dataset] if setting.scale == "paper" else {"test": TEST_SAMPLES[setting.dataset]})["test"]
     n = setting.n if n is None else n
     if setting.dataset == "sst2":
         data = sst2(n, split, folder=folder, fit=setting.n)
     else:
-        data = _image_set(
-            setting.dataset, n, split, folder, setting.image_size, setting.n
-        )
+        data = _image_set(setting.dataset, n, split, folder, setting.image_size, setting.n)
     if setting.criterion == "cross-entropy" and setting.dataset != "cifar10":
         data = dataclasses.replace(data, targets=(data.targets > 0).astype(np.int32))
     return data

@@ -32,21 +32,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Uncompressed content of each file of the subset."""
     out = {}
     for split, (first, balanced) in IMAGES.items():
-        parts = [
-            data._images(name, n, split, folder)
-            for name, n in (("cifar10", first), ("cats-dogs", balanced))
-        ]
-        indices, positions = np.unique(
-            np.concatenate([i for i, _ in parts]), return_index=True
-        )
-        out[f"cifar10-{split}.xz"] = pack_images(
-            indices, np.concatenate([r for _, r in parts])[positions]
-        )
+        parts = [data._images(name, n, split, folder) for name, n in (("cifar10", first), ("cats-dogs", balanced))]
+        indices, positions = np.unique(np.concatenate([i for i, _ in parts]), return_index=True)
+        out[f"cifar10-{split}.xz"] = pack_images(indices, np.concatenate([r for _, r in parts])[positions])
     for split, n in SENTENCES.items():
         rows = zip(*data._sentences(n, split, folder), strict=True)
-        out[f"sst2-{split}.xz"] = "".join(
-            "\t".join(map(str, row)) + "\n" for row in rows
-        ).encode()
+        out[f"sst2-{split}.xz"] = "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()
     return out
 
 
@@ -56,9 +47,7 @@ def main(folder: Path) -> None:
     for name, raw in contents(folder).items():
         packed = lzma.compress(raw, preset=9)
         (target / name).write_bytes(packed)
-        print(
-            f'    "{name}": "{hashlib.sha256(packed).hexdigest()}",  # {len(packed)} bytes'
-        )
+        print(f'    "{name}": "{hashlib.sha256(packed).hexdigest()}",  # {len(packed)} bytes')
 
 
 if __name__ == "__main__":
