@@ -57,10 +57,13 @@ wildcard_constraints:
     notebook="|".join(NOTEBOOKS) or "none",
 
 
+# Everything is named, so that whatever is missing is made again.
 rule figures:
     input:
         RESULTS / "claims.json",
         RESULTS / "figures.json",
+        expand(RESULTS / "{key}.nc", key=RUNS),
+        expand(RESULTS / "notebooks" / "{notebook}.ipynb", notebook=NOTEBOOKS),
     default_target: True
 
 
@@ -124,8 +127,7 @@ rule collect:
 
 rule book:
     input:
-        rules.collect.output,
-        expand(RESULTS / "notebooks" / "{notebook}.ipynb", notebook=NOTEBOOKS),
+        rules.figures.input,
         # The claims table sets another recorded scale beside the one shown.
         [file for file in (RESULTS.parent / "paper" / "claims.json", RESULTS.parent / "paper" / "figures.json") if file.exists()],
     output:

@@ -75,7 +75,7 @@ def declared(project: dict, *extras: str) -> list[str]:
 
 
 def versions(root: pathlib.Path, *extras: str, besides: Iterable[str] = ()) -> str:
-    """Digest of the pins that the library (with extras, and other packages) needs; the rest of the lock does not count."""
+    """Digest of the pins that the library (with extras, and other packages) needs: not the whole lock."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     lock = read_lock((root / "requirements.lock").read_text())
     return short(*needed_by([*declared(project, *extras), *besides], lock))

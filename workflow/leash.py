@@ -17,15 +17,22 @@ import psutil
 POLL_SECONDS = 0.2
 
 
-def end_family(pid: int, *, itself: bool = True) -> None:
-    """Kill a process and everything that it started, children first found, grandchildren too."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+def family(pid: int) -> list[psutil.Process]:
+    """A process and everything that it started, itself first: dead, it starts nothing more."""
+    try:
         process = psutil.Process(pid)
-        family = process.children(recursive=True) + ([process] if itself else [])
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        psutil.wait_procs([member for member in family if member.pid != os.getpid()], timeout=5)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_family(pid: int) -> None:
+    """Kill a process and everything that it started, and wait until all are gone."""
+    members = family(pid)
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(members, timeout=5)
 
 
 def leash() -> None:
@@ -35,7 +42,9 @@ def leash() -> None:
     def watch():
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
-        end_family(os.getpid(), itself=False)
+        for member in family(os.getpid())[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

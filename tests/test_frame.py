@@ -1,0 +1,228 @@
+"""The frame keeps its promises: files in step, one version of each package, imports in one direction."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "eoslib"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+#: From low to high; a module imports only what stands lower.
+LAYERS = (
+    ("settings", "objective", "eigen", "reduced"),
+    ("geometry", "criteria", "data"),
+    ("stable_set", "models", "diagnostics"),
+    ("dynamics", "experiments"),
+    ("tracking",),
+    ("results",),
+    ("reporting",),
+)
+#: The public names stand above everything numerical and below nobody.
+ENTRY = "__init__"
+#: Most statements of the library. Statements, because they do not depend on where a formatter breaks lines.
+MOST_STATEMENTS = 1500
+
+
+def digests():
+    spec = importlib.util.spec_from_file_location("digests", ROOT / "workflow" / "digests.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PINS = digests().read_lock(LOCK)
+
+
+def pin(name: str) -> str:
+    return re.match(r"[^=]+==([^ ;]+)", PINS[digests().canonical(name)][0]).group(1)
+
+
+@pytest.mark.parametrize("name", ["jax", "jaxlib", "flax", "optax", "numpy"])
+def test_one_version_for_every_python(name):
+    lines = re.findall(rf"^{name}(?:\[.*\])?==.*$", LOCK, re.MULTILINE)
+    assert len(lines) == 1
+    assert ";" not in lines[0], "a marker would leave some Python without it"
+
+
+def test_lock_holds_what_the_project_asks_for():
+    from packaging.requirements import Requirement
+
+    asked = PROJECT["project"]["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
+    assert len(asked) > 30
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(pin(requirement.name)), requirement
+    direct = {name for name, (_, parents) in PINS.items() if "eoslib" in parents}
+    assert direct == {digests().canonical(requirement.name) for requirement in map(Requirement, asked)}
+
+
+def test_lock_names_no_place():
+    assert not re.search(r"https?://|file:|git\+|@ |--(extra-)?index-url|--find-links|(^|\s)/\w", LOCK)
+
+
+def test_python_versions_agree():
+    requires = PROJECT["project"]["requires-python"]
+    assert requires == ">=3.11,<3.14"
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = next(line for line in environment["dependencies"] if str(line).startswith("python="))
+    workflows = [yaml.safe_load(file.read_text()) for file in (ROOT / ".github" / "workflows").glob("*.yml")]
+    tested = {conda.removeprefix("python=")}
+    for job in (job for workflow in workflows for job in workflow["jobs"].values()):
+        tested |= set(job.get("strategy", {}).get("matrix", {}).get("python", []))
+    assert tested == {"3.11", "3.12", "3.13"}
+
+
+def test_environment_installs_from_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["project"]["name"]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.lock", "-e ."]
+    named = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert {name.split("=")[0] for name in named} == {"python", "pip"}, "every other package comes from the lock"
+
+
+def test_citation_is_valid():
+    """Keys and values that the Citation File Format 1.2.0 requires, and agreement with the package."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["type"] == "software"
+    assert cited.keys() >= {"message", "title", "authors", "version", "license", "references"}
+    assert cited["version"] == PROJECT["project"]["version"]
+    assert cited["license"] == PROJECT["project"]["license"]
+    assert cited["authors"] == PROJECT["project"]["authors"] == [{"name": "the eoslib contributors"}]
+    (paper,) = cited["references"]
+    assert paper.keys() >= {"authors", "title", "type"}
+    assert paper["title"] == "Self-Stabilization: The Implicit Bias of Gradient Descent at the Edge of Stability"
+    assert [author["family-names"] for author in paper["authors"]] == ["Damian", "Nichani", "Lee"]
+    assert paper["year"] == 2023
+    assert all(entry.keys() == {"type", "value"} for entry in paper["identifiers"])
+
+
+def test_package_lists_are_complete():
+    """The built package holds every module, and the changelog speaks of this version."""
+    assert PROJECT["tool"]["setuptools"]["packages"] == ["eoslib"]
+    assert not [folder for folder in LIBRARY.iterdir() if folder.is_dir() and (folder / "__init__.py").exists()]
+    assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_are_committed_bare(file):
+    """No output, no counter, no place; one cell of parameters with the scale and the seed that the graph injects."""
+    notebook = json.loads(file.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    names = [
+        node.targets[0].id for node in ast.parse("".join(parameters["source"])).body if isinstance(node, ast.Assign)
+    ]
+    assert names == ["scale", "seed"]
+    assert not re.search(r"/home/|/root|/tmp/|/Users/", file.read_text())
+
+
+def test_every_run_table_has_its_notebook():
+    from eoslib import settings
+
+    assert set(settings.NOTEBOOK_RUNS) <= {file.stem for file in NOTEBOOKS}
+
+
+def modules() -> dict[str, pathlib.Path]:
+    return {file.stem: file for file in LIBRARY.glob("*.py")}
+
+
+def test_every_module_has_its_layer():
+    assert {name for layer in LAYERS for name in layer} | {ENTRY} == modules().keys()
+
+
+@pytest.mark.parametrize("name", sorted(modules().keys() - {ENTRY}))
+def test_nothing_lower_imports_anything_higher(name):
+    """Imports inside functions count too; nobody imports the package's public names from within."""
+    height = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+    for imported in digests().imports(modules()[name].read_text(), set(modules())):
+        assert imported != ENTRY, f"{name} imports the package's public names"
+        assert height[imported] < height[name], f"{name} imports {imported}, which stands no lower"
+
+
+def test_reduced_and_eigen_import_no_model():
+    for name in ("reduced", "eigen"):
+        assert not digests().imports(modules()[name].read_text(), set(modules())) & {"models", "criteria", "data"}
+        assert "flax" not in modules()[name].read_text()
+
+
+def test_settings_and_the_graph_read_no_jax():
+    """The table of experiments is read without paying for JAX."""
+    code = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("table", sys.argv[1])
+sys.modules["table"] = table = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(table)
+sys.exit("jax" in sys.modules or not table.names())
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(LIBRARY / "settings.py")]).returncode == 0
+
+
+def test_the_library_stays_thin(capsys):
+    """A bound on its statements; lines of code, without blanks, comments and docstrings, are printed beside it."""
+    lines, statements = {}, {}
+    for name, file in modules().items():
+        source = file.read_text()
+        nodes = list(ast.walk(ast.parse(source)))
+        told = [node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+        statements[name] = sum(isinstance(node, ast.stmt) for node in nodes) - len(told)
+        silent = {line for node in told for line in range(node.lineno, node.end_lineno + 1)}
+        with open(file, "rb") as handle:
+            skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.ENDMARKER)
+            skipped += (tokenize.INDENT, tokenize.DEDENT)
+            tokens = [token for token in tokenize.tokenize(handle.readline) if token.type not in skipped]
+        covered = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+        lines[name] = len(covered - silent)
+    with capsys.disabled():
+        print(f"\neoslib: {sum(statements.values())} statements, {sum(lines.values())} lines of code", end=" ")
+    assert sum(statements.values()) <= MOST_STATEMENTS, statements
+
+
+def tracked() -> list[pathlib.Path]:
+    told = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if told.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in told.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_third_party_script_and_no_generated_file_is_committed():
+    files = tracked()
+    assert len(files) > 20
+    names = {str(file.relative_to(ROOT)) for file in files}
+    generated = r"(^|/)(_build|chapters|_generated|vendor|__pycache__|\.snakemake|\.venv)/|^results/(quick|test)/"
+    assert not [name for name in names if re.search(generated, name)]
+    for file in files:
+        if file.suffix == ".js":
+            assert file.stat().st_size < 60_000, f"{file.name} looks like a library"
+            assert not re.search(r"@license|sourceMappingURL|\(c\) \d{4}", file.read_text()), file.name
+    assert sum(file.stat().st_size for file in LIBRARY.glob("_subset/*")) < 5_000_000
+
+
+def test_ci_runs_the_verbs_of_the_readme():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    verbs = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for verb in ("make book", "make test"):
+        assert verb in readme
+        assert f"\n{verb}\n" in ci
+    assert ci.rstrip().endswith("make test"), "its closing line ends the log"
+    assert "set -euo pipefail" in ci
+    assert set(re.findall(r"`make (\w+)", readme)) <= verbs | {"book", "figures"}
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111

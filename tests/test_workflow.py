@@ -1,0 +1,476 @@
+"""The verbs and the graph behind them, on a small project that needs no JAX: what runs again, and why; kill -9."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import nbformat
+import psutil
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+SETTINGS = """
+    import dataclasses
+    SCALES = ("test", "quick", "paper")
+    RATES = {"first": (0.1, 0.2), "second": (0.3,)}
+
+    def known(field, value, known):
+        if value not in known:
+            raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
+
+    @dataclasses.dataclass(frozen=True)
+    class Setting:
+        name: str
+        scale: str
+        learning_rate: float
+        def digest(self):
+            return f"{round(1000 * self.learning_rate):016x}"
+        def key(self, seed):
+            return f"{self.name}--eta{self.learning_rate:g}--seed{seed}"
+
+    @dataclasses.dataclass(frozen=True)
+    class Run:
+        rate: float
+        seed_offset: int = 0
+        def setting(self, scale):
+            return Setting("toy", scale, self.rate)
+        def key(self, scale, seed):
+            return self.setting(scale).key(seed + self.seed_offset)
+
+    NOTEBOOK_RUNS = {name: tuple(Run(rate) for rate in rates) for name, rates in RATES.items()}
+"""
+RESULTS = """
+    import argparse, ast, hashlib, json, pathlib, time
+    from eoslib import numeric, settings
+    HERE = pathlib.Path(__file__).parent
+
+    def root():
+        return HERE.parent / "results"
+
+    def path(setting, seed):
+        return root() / setting.scale / f"{setting.key(seed)}.nc"
+
+    def digest_of(*modules):
+        code = []
+        for name in modules:
+            tree = ast.parse((HERE / f"{name}.py").read_text())
+            tree.body = [n for n in tree.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+            code.append(ast.unparse(tree))
+        return hashlib.sha256("".join(code).encode()).hexdigest()[:16]
+
+    def library_digest():
+        return digest_of("numeric")
+
+    def stale(setting, seed):
+        return None if json.loads(path(setting, seed).read_text())["code"] == library_digest() else "its code changed"
+
+    def main(arguments):
+        parser = argparse.ArgumentParser()
+        parser.add_argument("verb")
+        for name in ("--name", "--scale"):
+            parser.add_argument(name)
+        parser.add_argument("--seed", type=int)
+        parser.add_argument("--learning-rate", type=float)
+        asked = parser.parse_args(arguments)
+        if (HERE.parent / "slow").exists():
+            time.sleep(60)
+        setting = settings.Setting(asked.name, asked.scale, asked.learning_rate)
+        value = numeric.FACTOR * setting.learning_rate
+        path(setting, asked.seed).write_text(json.dumps({"code": library_digest(), "value": value}))
+        return 0
+"""
+REPORTING = """
+    import json
+    from eoslib import results, settings
+
+    def close(notebook, scale, seed):
+        runs = [results.path(run.setting(scale), seed) for run in settings.NOTEBOOK_RUNS[notebook]]
+        values = [json.loads(run.read_text())["value"] for run in runs]
+        claim = {"id": notebook, "measured": values, "verdict": "holds"}
+        target = results.root() / scale / "records" / f"{notebook}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps({"claims": [claim], "figures": []}))
+
+    def collect(scale):
+        folder = results.root() / scale
+        records = [json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))]
+        for kind in ("claims", "figures"):
+            (folder / f"{kind}.json").write_text(json.dumps([entry for record in records for entry in record[kind]]))
+        return [record["claims"] for record in records], []
+"""
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """``module("chapters")``: a script of the graph, imported."""
+    monkeypatch.syspath_prepend(str(ROOT / "workflow"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A checkout with the real graph and scripts, a toy library and two notebooks."""
+    for name in ("Snakefile", "Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "eoslib").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    sources = {"__init__": "", "numeric": '"""Numbers."""\nFACTOR = 2\n', "settings": SETTINGS, "results": RESULTS}
+    for name, source in (sources | {"reporting": REPORTING}).items():
+        (tmp_path / "eoslib" / f"{name}.py").write_text(textwrap.dedent(source))
+    for name in ("first", "second"):
+        parameters = nbformat.v4.new_code_cell('scale = "quick"\nseed = 0', metadata={"tags": ["parameters"]})
+        work = nbformat.v4.new_code_cell(f'from eoslib import reporting\nreporting.close("{name}", scale, seed)')
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}"), parameters, work])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    return tmp_path
+
+
+def surroundings(project: pathlib.Path) -> dict[str, str]:
+    hidden = ("EOSLIB_RESULTS", "PYTHONWARNINGS")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def command(project: pathlib.Path) -> list[str]:
+    return [sys.executable, str(project / "workflow" / "make.py"), "figures", "--scale", "test"]
+
+
+def call(project: pathlib.Path) -> dict[str, str]:
+    """`make figures`: the jobs that ran, each with its reason."""
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    starts = [line.split(": ", 1) for line in told.stderr.splitlines() if ": " in line and ": done in" not in line]
+    return dict(starts)
+
+
+def edit(file: pathlib.Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_what_changes_runs_again_and_nothing_else(project):
+    runs = {f"run toy--eta{rate}--seed0" for rate in (0.1, 0.2, 0.3)}
+    notebooks = {"notebook first", "notebook second"}
+    first = call(project)
+    assert first.keys() == runs | notebooks | {"claims and figures"}
+    assert set(first.values()) == {"not there yet"}
+
+    # Dates, comments and docstrings are no content; a package of the book's is none of the figures' business.
+    edit(project / "eoslib" / "numeric.py", '"""Numbers."""', '"""Other words."""\n# why')
+    edit(project / "requirements.lock", "\nsphinx-proof==", "\nsphinx-proof==9.")
+    for file in [*project.glob("*/*.*"), *project.glob("results/test/**/*")]:
+        os.utime(file)
+    assert call(project) == {}
+
+    # One η: its run, the notebook that draws on it, and what gathers notebooks.  And a cell of the other notebook.
+    edit(project / "eoslib" / "settings.py", "(0.3,)", "(0.35,)")
+    edit(project / "notebooks" / "first.ipynb", "# first", "# The first")
+    third = call(project)
+    assert third.keys() == {"run toy--eta0.35--seed0", "notebook first", "notebook second", "claims and figures"}
+    assert third["notebook first"] == "notebook changed"
+    assert third["notebook second"].startswith("new run toy--eta0.35--seed0")
+
+    # The library: every run, and so every notebook.
+    edit(project / "eoslib" / "numeric.py", "FACTOR = 2", "FACTOR = 3")
+    fourth = call(project)
+    assert {fourth[f"run toy--eta{rate}--seed0"] for rate in (0.1, 0.2, 0.35)} == {"its code changed"}
+    assert fourth["notebook first"] == "new 2 runs"
+    assert fourth["notebook second"] == "new run toy--eta0.35--seed0"
+    claims = json.loads((project / "results" / "test" / "claims.json").read_text())
+    assert [claim["measured"] for claim in claims] == [pytest.approx([0.3, 0.6]), pytest.approx([1.05])]
+
+
+def working(project: pathlib.Path) -> list[psutil.Process]:
+    """Living processes of a checkout's graph."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        mine = any(str(project) in word for word in process.info["cmdline"] or [])
+        if mine and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float):
+    deadline = time.monotonic() + seconds
+    while not (seen := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return seen
+
+
+def running_jobs(project: pathlib.Path) -> bool:
+    return any("job.py" in " ".join(process.info["cmdline"]) for process in working(project))
+
+
+def test_killed_and_called_again(project):
+    """Kill -9 of the verb leaves no process; the next call continues without a word of Snakemake's about locks."""
+    (project / "slow").touch()
+    # The shell stands for make: the verb is its child.
+    shell = subprocess.Popen(["sh", "-c", f"{' '.join(command(project))}; true"], env=surroundings(project))
+    wait_for(lambda: running_jobs(project), 30)
+    second = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=30)
+    assert second.returncode == 1
+    assert "Another make is at work in this folder (process " in second.stderr
+    assert "Traceback" not in second.stderr
+    shell.kill()
+    shell.wait()
+    wait_for(lambda: not working(project), 5)
+    assert list((project / ".snakemake" / "locks").iterdir()), "the kill should leave Snakemake's lock behind"
+
+    # Interrupted once more, this time politely, while the stale lock is cleared and the work goes on.
+    verb = subprocess.Popen(command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: running_jobs(project), 30)
+    verb.send_signal(signal.SIGINT)
+    _, told = verb.communicate(timeout=20)
+    assert verb.returncode == 130
+    assert "continuing" in told
+    assert "Stopped. `make figures SCALE=test` continues from here." in told
+    assert not working(project)
+
+    (project / "slow").unlink()
+    last = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
+    assert last.returncode == 0, last.stderr
+    assert "notebook second: done in" in last.stderr
+    assert "unlock" not in (told + last.stderr).lower()
+    assert "LockException" not in told + last.stderr
+
+
+def test_a_failing_cell_is_shown(project):
+    edit(project / "notebooks" / "second.ipynb", "reporting.close(", "reporting.closed(")
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
+    assert told.returncode == 1
+    assert "has no attribute 'closed'" in told.stderr
+    assert "notebook second: FAILED; its whole log is" in told.stderr
+    assert "notebook first: done in" in told.stderr, "independent work goes on"
+    assert not (project / "results" / "test" / "claims.json").exists()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_explains_itself(project):
+    def make(*words, **variables):
+        asked = [shutil.which("make"), *words]
+        return subprocess.run(asked, cwd=project, env=os.environ | variables, capture_output=True, text=True)
+
+    listed = make("help").stdout
+    for verb in ("book", "figures", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
+        assert f"make {verb} " in listed
+    for wrong in ("SCALE=huge", "SEED=one", "JOBS=0"):
+        told = make("book", wrong)
+        assert told.returncode != 0
+        name, value = wrong.split("=")
+        assert f"{name} must be" in told.stderr
+        assert f"got '{value}'" in told.stderr
+    told = make("environment", PATH=str(project / "nothing"))
+    assert told.returncode != 0
+    assert "needs Python 3.11, 3.12 or 3.13" in told.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_environment_is_made_once_and_again_after_an_interruption(module, tmp_path, monkeypatch, capsys):
+    environment = module("environment")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    folder = tmp_path / ".venv"
+    places = {
+        "ROOT": tmp_path,
+        "FOLDER": folder,
+        "PYTHON": folder / "bin" / "python",
+        "UNFINISHED": folder / ".unfinished",
+    }
+    for name, place in places.items():
+        monkeypatch.setattr(environment, name, place)
+    made, installed = [], []
+
+    def create(folder, **options):
+        made.append(folder)
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python").symlink_to(sys.executable)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment.venv, "create", create)
+    monkeypatch.setattr(environment, "pip", interrupted)
+    assert environment.main() == 130
+    assert (folder / ".unfinished").exists()
+    (folder / "half-installed").touch()
+
+    monkeypatch.setattr(environment, "pip", lambda *arguments: installed.append(arguments))
+    assert environment.main() == 0
+    assert len(made) == 2
+    assert not (folder / "half-installed").exists()
+    assert [arguments[-1] for arguments in installed] == ["requirements.lock", "."]
+    assert "Making .venv" in capsys.readouterr().out
+    assert environment.main() == 0
+    assert len(installed) == 2
+    assert not capsys.readouterr().out
+
+    with open(tmp_path / "requirements.lock", "a") as lock:
+        lock.write("another==1.0\n")
+    assert environment.main() == 0
+    assert len(made) == 2, "a changed lock updates the environment in place"
+    assert len(installed) == 4
+    assert len(list(folder.glob(".stamp-*"))) == 1
+
+
+def executed(figure: str = "rise", pictures: int = 1, link: str = "first"):
+    """An executed notebook as papermill leaves it."""
+    new = nbformat.v4
+    shown = {"image/png": "aGk=", "text/plain": "…"}
+    output = new.new_output("display_data", shown, metadata={"eoslib": {"figure": figure}})
+    noise = new.new_output("stream", name="stderr", text="/home/somebody/lib.py: a warning")
+    cells = [
+        new.new_markdown_cell(f"# Title\n[one]({link}.ipynb) and [two](absent.ipynb)"),
+        new.new_code_cell('scale = "quick"', metadata={"tags": ["parameters"]}),
+        new.new_code_cell('# Parameters\nscale = "test"', metadata={"tags": ["injected-parameters"]}),
+        new.new_code_cell("draw()", outputs=[noise] + [output] * pictures, metadata={"tags": ["hide-input"]}),
+    ]
+    return new.new_notebook(cells=cells, metadata={"papermill": {"duration": 1.5, "input_path": "/home/x.ipynb"}})
+
+
+MADE = {"setting": ["toy--eta0.1--seed0"], "scale": "test", "seed": [0], "commit": "abc", "library_digest": "0123"}
+MADE |= {"device": "A_CPU (R)", "threads": 2, "seconds": 125.0}
+FIGURE = {
+    "id": "rise",
+    "notebook": "first",
+    "caption": "**It** rises $x$.",
+    "alt": "A line that rises.",
+    "provenance": MADE,
+}
+
+
+def test_chapter_of_an_executed_notebook(module, tmp_path):
+    chapters = module("chapters")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "toy--eta0.1--seed0.nc").write_bytes(b"run")
+    source = executed()
+    before = copy.deepcopy(source)
+    notebook, runs, missing = chapters.chapter(source, "first", [FIGURE], tmp_path, {"first"})
+    nbformat.validate(notebook)
+    assert source == before, "the executed notebook itself is not changed"
+    text, parameters, drawn, line = notebook.cells
+    assert text.source == "# Title\n[one](first.ipynb) and two"
+    assert missing == ["absent"]
+    assert parameters.source == 'scale = "test"'
+    assert "hide-input" in parameters.metadata["tags"]
+    assert drawn.metadata["mystnb"]["image"] == {"alt": "A line that rises."}
+    assert drawn.metadata["mystnb"]["figure"] == {"caption": "**It** rises $x$.", "name": "fig-rise"}
+    assert drawn.metadata["tags"] == ["hide-input"]
+    assert "somebody" not in json.dumps(notebook)
+    assert line.source.startswith(":::{div} provenance\n")
+    for part in ("test scale", "seed 0", "A\\_CPU", "2 threads", "2 min 5 s", "commit abc", "library 0123"):
+        assert part in line.source
+    for target in ("rise.svg", "rise.png", "downloads/first.ipynb", "downloads/test/toy--eta0.1--seed0.nc"):
+        assert f"{target})" in line.source
+    assert [run.name for run in runs] == ["toy--eta0.1--seed0.nc"]
+    assert notebook.metadata["papermill"] == {"duration": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "said"),
+    [
+        (executed(figure="unknown"), "first: a picture without a record .id 'unknown'."),
+        (executed(pictures=2), "first: one cell shows 2 pictures"),
+    ],
+)
+def test_a_picture_without_words_is_no_chapter(module, tmp_path, notebook, said):
+    chapters = module("chapters")
+    with pytest.raises(chapters.ChapterError, match=said):
+        chapters.chapter(notebook, "first", [FIGURE], tmp_path, {"first"})
+
+
+def test_write_all_copies_what_is_offered(module, tmp_path):
+    chapters = module("chapters")
+    (tmp_path / "test" / "notebooks").mkdir(parents=True)
+    (tmp_path / "test" / "toy--eta0.1--seed0.nc").write_bytes(b"run")
+    (tmp_path / "test" / "figures.json").write_text(json.dumps([FIGURE]))
+    for name in ("first", "first.failed", ".first.partial"):
+        nbformat.write(executed(), tmp_path / "test" / "notebooks" / f"{name}.ipynb")
+    target = tmp_path / "chapters"
+    target.mkdir()
+    (target / "old.ipynb").touch()
+    assert chapters.write_all(tmp_path, "test", target) == ["first"]
+    there = {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()}
+    assert there == {"first.ipynb", "downloads/first.ipynb", "downloads/test/toy--eta0.1--seed0.nc"}
+
+
+LOCK = """
+    alpha==1.0
+        # via eoslib (pyproject.toml)
+    beta==2.0 ; python_full_version < '3.12'
+        # via
+        #   alpha
+        #   other
+    other==3.0
+        # via eoslib (pyproject.toml)
+"""
+
+
+def test_only_needed_pins_count(module):
+    digests = module("digests")
+    lock = digests.read_lock(textwrap.dedent(LOCK))
+    assert digests.needed_by(["alpha"], lock) == ["alpha==1.0", "beta==2.0 ; python_full_version < '3.12'"]
+    assert len(digests.needed_by(["Other"], lock)) == 2
+    with pytest.raises(ValueError, match="pins alpha twice"):
+        digests.read_lock("alpha==1.0\nalpha==2.0\n")
+    with pytest.raises(ValueError, match="neither a pin nor a comment"):
+        digests.read_lock("alpha>=1.0\n")
+
+
+def test_versions_of_the_library_count_and_those_of_the_book_do_not(module, tmp_path):
+    digests = module("digests")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    here = digests.versions(tmp_path)
+    edit(tmp_path / "requirements.lock", "\nsphinx-proof==", "\nsphinx-proof==9.")
+    edit(tmp_path / "requirements.lock", "\nruff==", "\nruff==9.")
+    assert digests.versions(tmp_path) == here
+    assert digests.versions(tmp_path, "book") != digests.versions(ROOT, "book")
+    edit(tmp_path / "requirements.lock", "\nscipy==", "\nscipy==9.")  # asked for by jax
+    assert digests.versions(tmp_path) != here
+
+
+def test_modules_behind_a_notebook(module, tmp_path):
+    digests = module("digests")
+    sources = {
+        "__init__": "from eoslib.numeric import f",
+        "numeric": "f = 1",
+        "settings": "",
+        "results": "from eoslib import numeric, settings",
+        "reporting": "from eoslib import results, settings",
+        "reduced": "from eoslib.numeric import f",
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+
+    def behind(source):
+        return digests.modules_behind(source, tmp_path)
+
+    assert behind("from eoslib import reporting") == ["reporting", "results"]
+    assert behind("from eoslib import reduced") == ["numeric", "reduced"]
+    assert behind("import eoslib.reduced as r") == ["numeric", "reduced"]
+    assert behind("import eoslib") == ["__init__", "numeric"]
+    assert behind("from eoslib import f") == ["__init__", "numeric"]
+    assert behind("import numpy") == []
+
+
+@pytest.mark.parametrize("name", ["chapters", "snakemake_logger_plugin_plain"])
+def test_examples_in_docstrings(module, name):
+    outcome = doctest.testmod(module(name))
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
