@@ -474,3 +474,37 @@ def test_examples_in_docstrings(module, name):
     outcome = doctest.testmod(module(name))
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+def test_pdf_has_outline_metadata_and_links_inside(module, tmp_path):
+    """Three small pages: a link to another page leads inside the PDF, one to a file goes, one to the world stays."""
+    from pypdf import PdfReader
+
+    pdf = module("pdf")
+    toc = {"root": "intro", "parts": [{"caption": "Part", "chapters": [{"file": "one"}, {"file": "two"}]}]}
+    assert pdf.pages(toc) == [(None, "intro"), ("Part", "one"), (None, "two")]
+    try:
+        pdf.chromium()
+    except FileNotFoundError as absent:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"THE PDF WAS NOT CHECKED: {absent}")
+    links = '<a href="two.html#x">in</a> <a href="data.nc">file</a> <a href="https://example.org/">out</a>'
+    for name in ("intro", "one", "two"):
+        (tmp_path / f"{name}.html").write_text(f"<html><body><main><h1>Page {name}</h1>{links}</main></body></html>")
+    target = tmp_path / "book.pdf"
+    assert pdf.write(tmp_path, toc, "A title", "An author", target) == 3
+    printed = PdfReader(target)
+    assert printed.metadata.title == "A title"
+    assert printed.metadata.author == "An author"
+    intro, part, chapters = printed.outline
+    assert [entry.title for entry in (intro, part, *chapters)] == ["Page intro", "Part", "Page one", "Page two"]
+    assert [printed.get_destination_page_number(entry) for entry in (intro, part, *chapters)] == [0, 1, 1, 2]
+    for page in printed.pages[:2]:
+        inside, outside = (reference.get_object() for reference in page["/Annots"])
+        assert inside["/Dest"][0].get_object() == printed.pages[2]
+        assert outside["/A"]["/URI"] == "https://example.org/"
+    assert str(tmp_path).encode() not in target.read_bytes()
+    (tmp_path / "two.html").unlink()
+    with pytest.raises(FileNotFoundError, match=r"two\.html is not there; call make book first"):
+        pdf.write(tmp_path, toc, "A title", "An author", target)

@@ -40,8 +40,8 @@ def works() -> bool:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip inside the environment; it speaks only of what goes wrong."""
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *arguments]
+    """Run pip inside the environment; it speaks only of errors."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-qq", "install", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
 
 
