@@ -48,11 +48,7 @@ def squared_error(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Fl
     """
     if jnp.issubdtype(targets.dtype, jnp.floating):
         return (_score(outputs, targets, "squared-error") - targets.astype(outputs.dtype)) ** 2
-    one_hot = jax.nn.one_hot(
-        _class(outputs, targets, "squared-error"),
-        outputs.shape[-1],
-        dtype=outputs.dtype,
-    )
+    one_hot = jax.nn.one_hot(_class(outputs, targets, "squared-error"), outputs.shape[-1], dtype=outputs.dtype)
     return jnp.sum((outputs - one_hot) ** 2, axis=-1)
 
 
@@ -75,11 +71,7 @@ def logistic(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[A
     return optax.sigmoid_binary_cross_entropy(score, (targets.astype(score.dtype) + 1) / 2)
 
 
-_CRITERIA: dict[str, Criterion] = {
-    "squared-error": squared_error,
-    "cross-entropy": cross_entropy,
-    "logistic": logistic,
-}
+_CRITERIA: dict[str, Criterion] = {"squared-error": squared_error, "cross-entropy": cross_entropy, "logistic": logistic}
 
 
 def get(setting: Setting | str) -> Criterion:

@@ -22,6 +22,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from eoslib import criteria
@@ -164,16 +165,7 @@ class VGG11(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
         """Outputs (n, classes) of images."""
-        for multiple, pool in (
-            (1, 1),
-            (2, 1),
-            (4, 0),
-            (4, 1),
-            (8, 0),
-            (8, 1),
-            (8, 0),
-            (8, 1),
-        ):
+        for multiple, pool in ((1, 1), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1), (8, 0), (8, 1)):
             channels = self.width * multiple
             x = self.activation(_group_norm(channels)(_conv(channels, bias=False)(x)))
             if pool and x.shape[1] > 1:
@@ -230,26 +222,19 @@ class Encoder(nn.Module):
 
 def build(setting: Setting) -> nn.Module:
     """The network of a setting, without parameters."""
-    kinds = {
-        "mlp": MLP,
-        "cnn": CNN,
-        "resnet18": ResNet18,
-        "vgg11": VGG11,
-        "transformer": Encoder,
-        "bert-tiny": Encoder,
-    }
+    kinds = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vgg11": VGG11, "transformer": Encoder, "bert-tiny": Encoder}
     extra = {"bert": True} if setting.model == "bert-tiny" else {}
     return kinds[setting.model](setting.width, setting.classes, ACTIVATIONS[setting.activation], **extra)
 
 
-def init(module: nn.Module, inputs: Array, seed: int) -> Params:
+def init(module: nn.Module, inputs: ArrayLike, seed: int) -> Params:
     """float32 parameters drawn from a seed; only the shape of the inputs (n, …) matters."""
     # Unoptimised code draws the same numbers, and compiling is all that this costs (ResNet-18: 1 s instead of 11 s).
     draw = jax.jit(module.init, compiler_options={"xla_backend_optimization_level": 0})
     return draw(jax.random.key(seed), jnp.asarray(inputs[:1]))["params"]
 
 
-def apply(module: nn.Module, params: Params, inputs: Array, mask: Array | None = None) -> Float[Array, "n k"]:
+def apply(module: nn.Module, params: Params, inputs: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "n k"]:
     """Outputs of the network, computed in the dtype of the parameters.
 
     Args:
@@ -258,20 +243,24 @@ def apply(module: nn.Module, params: Params, inputs: Array, mask: Array | None =
         inputs: Images (n, h, w, c), or tokens (n, t) with t ≤ 64.
         mask: (n, t), true at the real tokens; images have none.
     """
+    inputs = jnp.asarray(inputs)
     if jnp.issubdtype(inputs.dtype, jnp.floating):
-        inputs = jnp.asarray(inputs, jax.tree.leaves(params)[0].dtype)
+        inputs = inputs.astype(jax.tree.leaves(params)[0].dtype)
+    mask = None if mask is None else jnp.asarray(mask)
     return module.apply({"params": params}, inputs, mask)
 
 
-def per_sample_loss(setting: Setting, module: nn.Module) -> Callable[[Params, tuple[Array, ...]], Float[Array, " m"]]:
+def per_sample_loss(
+    setting: Setting, module: nn.Module
+) -> Callable[[Params, tuple[ArrayLike, ...]], Float[Array, " m"]]:
     """``f(params, batch)`` → losses (m,) of a batch ``(inputs, targets)`` or ``(inputs, targets, mask)``.
 
     Their mean over the whole data set is the training loss L(θ).
     """
     criterion = criteria.get(setting)
 
-    def losses(params: Params, batch: tuple[Array, ...]) -> Float[Array, " m"]:
+    def losses(params: Params, batch: tuple[ArrayLike, ...]) -> Float[Array, " m"]:
         inputs, targets, *mask = batch
-        return criterion(apply(module, params, inputs, *mask), targets)
+        return criterion(apply(module, params, inputs, *mask), jnp.asarray(targets))
 
     return losses

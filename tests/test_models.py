@@ -1,5 +1,6 @@
 """Networks: shapes, initialisation, symmetries, and derivatives in float64 against finite differences."""
 
+import doctest
 import functools
 
 import flax.linen as nn
@@ -122,7 +123,7 @@ def test_init_depends_on_the_seed_and_on_nothing_else():
     flat = [ravel_pytree(models.init(module, x, seed=s))[0] for x, s in ((zeros, 0), (ones, 0), (zeros, 1))]
     np.testing.assert_array_equal(flat[0], flat[1])
     assert np.abs(flat[0] - flat[2]).max() > 0
-    np.testing.assert_array_equal(flat[0], ravel_pytree(module.init(jax.random.key(0), zeros)["params"])[0])
+    np.testing.assert_array_equal(flat[0], ravel_pytree(module.init(jax.random.key(0), jnp.asarray(zeros))["params"])[0])
 
 
 @pytest.mark.parametrize("activation", settings.ACTIVATIONS)
@@ -204,11 +205,11 @@ def test_padding_does_not_change_the_outputs(model):
 
 @pytest.mark.parametrize("groups", [0, 1, 2, 6])
 def test_normalisation_is_that_of_flax(groups):
-    x = 3 + np.random.default_rng(0).standard_normal((2, 3, 5, 6), dtype=np.float32)
+    x = jnp.asarray(3 + np.random.default_rng(0).standard_normal((2, 3, 5, 6), dtype=np.float32))
     ours, theirs = models.Normalize(groups), nn.GroupNorm(groups) if groups else nn.LayerNorm()
     # flax computes the variance as E[x²] − E[x]², which costs (mean/std)² ~ 10 in relative rounding.
     tolerance = 1e3 * np.finfo(np.float32).eps
-    params = {"params": {"scale": jnp.arange(1.0, 7.0), "bias": jnp.arange(6.0)}}
+    params = {"params": {"scale": jnp.arange(1, 7, dtype=jnp.float32), "bias": jnp.arange(6, dtype=jnp.float32)}}
     np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), atol=tolerance)
 
 
@@ -231,3 +232,7 @@ def test_per_sample_losses_are_the_criterion_of_the_outputs(criterion):
     assert losses.shape == (4,)
     expected = criteria.get(criterion)(models.apply(module, params, images), jnp.asarray(targets))
     np.testing.assert_array_equal(losses, expected)
+
+
+def test_the_example_in_the_docstring_holds():
+    assert doctest.testmod(models) == (0, 5)
