@@ -123,7 +123,9 @@ def test_init_depends_on_the_seed_and_on_nothing_else():
     flat = [ravel_pytree(models.init(module, x, seed=s))[0] for x, s in ((zeros, 0), (ones, 0), (zeros, 1))]
     np.testing.assert_array_equal(flat[0], flat[1])
     assert np.abs(flat[0] - flat[2]).max() > 0
-    np.testing.assert_array_equal(flat[0], ravel_pytree(module.init(jax.random.key(0), jnp.asarray(zeros))["params"])[0])
+    np.testing.assert_array_equal(
+        flat[0], ravel_pytree(module.init(jax.random.key(0), jnp.asarray(zeros))["params"])[0]
+    )
 
 
 @pytest.mark.parametrize("activation", settings.ACTIVATIONS)
