@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -106,6 +107,32 @@ def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict,
     )
 
 
+def mathjax_where_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Jupyter Book loads MathJax's 2 MB on every page; here only pages that have a formula themselves load it."""
+    if not app.env.get_domain("math").data["has_equations"].get(pagename):
+        # MathJax's configuration is a script without a file.
+        context["script_files"] = [
+            script
+            for script in context["script_files"]
+            if not str(script.filename).endswith(app.config.mathjax_path)
+            and "MathJax" not in (script.attributes.get("body") or "")
+        ]
+
+
+def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Two lists that Sphinx writes in a form which accessibility checkers, rightly, do not accept as lists."""
+    body = context.get("body")
+    if not body:
+        return
+
+    def parameters(found: re.Match) -> str:
+        lines = found.group(1).replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+        return f'<span class="sig-lines">{lines}</span>'
+
+    body = re.sub(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', parameters, body)
+    context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+
+
 def setup(app: Sphinx) -> dict:
     # The library whose docstrings the book shows is the one beside it.
     sys.path.insert(0, str(records.ROOT))
@@ -115,6 +142,8 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("comments_config", {}, "", types=(dict,))
     # Before MyST turns its options into a parser configuration.
     app.connect("config-inited", prepare, priority=100)
+    app.connect("html-page-context", mathjax_where_used, priority=900)
+    app.connect("html-page-context", repair_markup)
     app.connect("html-page-context", launch_buttons, priority=900)
     directives.setup(app)
     api.setup(app)

@@ -1,0 +1,166 @@
+"""Every page of the built book, on a desktop and on a phone, in light and in dark."""
+
+from __future__ import annotations
+
+import re
+
+from axe_playwright_python.sync_playwright import Axe
+from browsing import PHONE
+
+# Where a page reads: bare TeX that MathJax did not turn into a formula, outside code and formulas.
+RAW_TEX = r"""() => {
+  const skipped = "pre, code, script, style, mjx-container, textarea, .highlight";
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.parentElement.closest(skipped) && /\\\(|\\\)|\\\[|\\\]|\$\$|\\(frac|nabla|theta|eta|begin)\b/.test(node.data))
+      found.push(node.data.trim().slice(0, 60));
+  }
+  return found;
+}"""
+
+PICTURES = """() => [...document.images].map((image) => ({
+  source: image.currentSrc || image.src, broken: image.naturalWidth === 0, alt: image.getAttribute("alt"),
+  decorative: image.getAttribute("role") === "presentation" || image.closest("[aria-hidden=true]") !== null
+    || (image.getAttribute("alt") === "" && Boolean(image.closest("a")?.textContent.trim())),  // a link that has its text
+}))"""
+
+
+def test_desktop_pages_are_whole(open_page, pages):
+    """No external request, no error, every formula set, every picture there and described in words."""
+    assert {"intro.html", "claims.html", "gallery.html", "status.html", "api.html", "notation.html"} <= set(pages)
+    page, wrong, formulas, pictures = None, [], 0, 0
+    for name in pages:
+        page = open_page(name, page)
+        errors = page.evaluate("document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
+        wrong += [f"{name}: {errors} formulas with an error"] if errors else []
+        wrong += [f"{name}: raw TeX {text!r}" for text in page.evaluate(RAW_TEX)]
+        unset = page.evaluate("[...document.querySelectorAll('.math')].filter((m) => !m.querySelector('mjx-container')).length")
+        wrong += [f"{name}: {unset} formulas not set"] if unset else []
+        formulas += page.evaluate("document.querySelectorAll('mjx-container').length")
+        for picture in page.evaluate(PICTURES):
+            pictures += 1
+            alt = picture["alt"] or ""
+            named = re.search(r"\.(png|svg|jpe?g|gif|webp|pdf)$|^[0-9a-f]{16,}|_images/", alt.strip(), re.IGNORECASE)
+            if picture["broken"]:
+                wrong.append(f"{name}: broken picture {picture['source']}")
+            if named or (len(alt.strip()) < 3 and not picture["decorative"]):
+                wrong.append(f"{name}: alt text {alt!r} of {picture['source']}")
+    assert not page.complaints.external
+    assert not page.complaints.errors
+    assert not wrong
+    # The checks above looked at something.
+    assert formulas > 50
+    assert pictures > len(pages) / 2
+
+
+def test_phone_pages_do_not_scroll_sideways(open_page, pages):
+    page, wide = None, {}
+    for name in pages:
+        page = open_page(name, page, viewport=PHONE, is_mobile=True, has_touch=True)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > PHONE["width"]:
+            wide[name] = width
+    assert not wide
+    assert not page.complaints.errors
+
+
+def serious(found: dict) -> list[str]:
+    return [
+        f"{finding['id']}: {node['html'][:160]} — {node['failureSummary'][:300]}"
+        for finding in found["violations"]
+        if finding["impact"] in ("serious", "critical")
+        for node in finding["nodes"][:4]
+    ]
+
+
+def content(pages: list[str]) -> list[str]:
+    """Pages that somebody wrote: the listings of source code and the indexes are Sphinx's own."""
+    return [name for name in pages if not name.startswith(("_modules/", "genindex", "py-modindex"))]
+
+
+def test_accessible_in_light(open_page, pages):
+    page, wrong = None, []
+    for name in content(pages):
+        page = open_page(name, page, color_scheme="light")
+        wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page).response)]
+    assert not wrong
+
+
+CONTRAST = """() => {
+  const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = numbers(getComputedStyle(element).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0.9) return light(colour);
+    }
+    return light([255, 255, 255]);
+  };
+  const page = ground(document.querySelector("main"));
+  const ratios = [...document.querySelectorAll("main p, main li, main td, main h1, main h2, main figcaption, nav a")]
+    .filter((element) => element.offsetParent !== null && element.textContent.trim())
+    .map((element) => {
+      const [a, b] = [light(numbers(getComputedStyle(element).color)), ground(element)].sort((p, q) => q - p);
+      return { ratio: (a + 0.05) / (b + 0.05), text: element.textContent.trim().slice(0, 50) };
+    });
+  const cards = [...document.querySelectorAll(".figure-card, main .cell_output img")].map(ground);
+  return { page, worst: ratios.sort((p, q) => p.ratio - q.ratio)[0], count: ratios.length, cards };
+}"""
+
+
+def test_dark_theme_is_legible(open_page, pages):
+    """In dark: the page is dark, its text stands out by at least 4.5 (WCAG AA), and figures lie on a light card."""
+    page, wrong, cards, texts = None, [], 0, 0
+    for name in content(pages):
+        page = open_page(name, page, color_scheme="dark")
+        seen = page.evaluate(CONTRAST)
+        if seen["page"] > 0.05:
+            wrong.append(f"{name}: ground of luminance {seen['page']:.2f}")
+        if seen["count"] and seen["worst"]["ratio"] < 4.5:
+            wrong.append(f"{name}: contrast {seen['worst']['ratio']:.2f} of {seen['worst']['text']!r}")
+        wrong += [f"{name}: a figure on a ground of luminance {card:.2f}" for card in seen["cards"] if card < 0.7]
+        cards, texts = cards + len(seen["cards"]), texts + seen["count"]
+        only_contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+        wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=only_contrast).response)]
+    assert not wrong
+    assert cards
+    assert texts > 100
+
+
+def test_theme_switch_keeps_its_choice(open_page):
+    page = open_page("intro.html", color_scheme="light")
+    seen = set()
+    for _ in range(3):
+        page.locator(".theme-switch-button").first.click()
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+        if page.evaluate("document.documentElement.dataset.mode") == "dark":
+            open_page("claims.html", page)
+            assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert seen == {"light", "dark"}
+
+
+def test_pages_can_be_used_by_keyboard(open_page):
+    """The first stop is the link that skips to the content; what scrolls sideways can be reached."""
+    page = open_page("claims.html", viewport=PHONE)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#main-content"
+    page = open_page("notation.html", viewport=PHONE)
+    unreachable = page.evaluate(
+        """() => [...document.querySelectorAll("main *")].filter((box) => {
+          const style = getComputedStyle(box);
+          return ["auto", "scroll"].includes(style.overflowX) && box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0
+            && box.tabIndex < 0 && !box.querySelector("a, button, input, [tabindex='0']") && !box.closest("mjx-container, [tabindex='0']");
+        }).map((box) => box.outerHTML.slice(0, 80))"""
+    )
+    assert not unreachable
+
+
+def test_print_leaves_out_the_frame(open_page):
+    page = open_page("claims.html", color_scheme="dark")
+    page.emulate_media(media="print")
+    hidden = page.evaluate("getComputedStyle(document.querySelector('.bd-sidebar-primary')).display")
+    assert hidden == "none"
+    assert page.evaluate("document.querySelector('article h1').offsetParent !== null")
