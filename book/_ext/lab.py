@@ -1,8 +1,8 @@
 """The self-stabilization lab's place in the book: its scripts on its page only, and a still figure that needs none.
 
-Directives: ``{lab}`` (the interactive part; its words for readers without scripts) and ``{lab-still}`` (the four stages of
-the toy loss, iterated by :mod:`eoslib.reduced` when the book is built and drawn as inline SVG, so that paper, both themes
-and screen readers get it).
+Directives: ``{lab}`` (the interactive part; its words for readers without scripts) and ``{lab-still}`` (the four stages
+of the toy loss, iterated by :mod:`eoslib.reduced` when the book is built and drawn as inline SVG, so that paper, both
+themes and screen readers get it).
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def still_svg() -> str:
     )
     title = "The four stages of self-stabilization on the toy loss"
     words = (
-        "Three curves against the step. First the sharpness climbs through 2/η while x is tiny; then x, changing sign at "
-        "every step, grows past δ; the sharpness falls back below 2/η while x is at its largest; x shrinks, and the climb "
-        "begins again. The loss shows one spike, where x is large."
+        "Three curves against the step. First the sharpness climbs through 2/η while x is tiny; then x, changing sign "
+        "at every step, grows past δ; the sharpness falls back below 2/η while x is at its largest; x shrinks, and the "
+        "climb begins again. The loss shows one spike, where x is large."
     )
     return (
         f'<svg viewBox="0 0 720 {bottom + 44}" role="img" aria-labelledby="lab-still-title lab-still-words">'

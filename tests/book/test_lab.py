@@ -1,0 +1,326 @@
+"""The self-stabilization lab: its numbers against the library, its controls by keyboard and mouse, its links."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from browsing import DESKTOP, PHONE
+
+from eoslib import reduced
+
+ASSETS = Path(__file__).resolve().parents[2] / "book" / "_assets"
+
+#: (settings, steps): every parameter at work, both signs of α and of the quartic term, none of them diverging.
+RUNS = [
+    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.01, y0=-1.5, damping=0.005, quartic=0.0), 800),
+    (dict(eta=0.02, alpha=1.0, beta=1.0, x0=1.4e-3, y0=-1.5, damping=0.001, quartic=0.0), 1600),
+    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.3, y0=0.0, damping=0.0, quartic=-0.1), 800),
+    (dict(eta=0.05, alpha=1.3, beta=2.5, x0=0.4, y0=0.7, damping=0.02, quartic=0.03), 400),
+    (dict(eta=0.1, alpha=-0.5, beta=0.4, x0=0.02, y0=2.0, damping=0.0, quartic=0.0), 200),
+]
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    """The browser computes in double precision; so does the library here."""
+    with jax.enable_x64(True):
+        yield
+
+
+def library(settings: dict) -> dict:
+    """The library's names of the lab's parameters."""
+    names = dict(learning_rate="eta", alpha="alpha", beta="beta", damping="damping", quartic="quartic")
+    return {ours: settings[theirs] for ours, theirs in names.items()}
+
+
+@pytest.fixture(scope="module")
+def compute(request):
+    """``compute(function, *arguments)`` calls lab-dynamics.js, in node where there is one, else in the browser."""
+    source = ASSETS / "lab-dynamics.js"
+    node = shutil.which("node")
+    if node:
+
+        def call(function: str, *arguments):
+            code = (
+                "const d = require(process.argv[1]), [f, a] = JSON.parse(process.argv[2]);"
+                "console.log(JSON.stringify(d[f](...a)))"
+            )
+            told = subprocess.run(
+                [node, "-e", code, str(source), json.dumps([function, arguments])],
+                capture_output=True, text=True, timeout=60, check=True,
+            )  # fmt: skip
+            return json.loads(told.stdout)
+
+        yield call
+        return
+    page = request.getfixturevalue("browser").new_page()
+    page.add_script_tag(path=str(source))
+    yield lambda function, *arguments: page.evaluate("([f, a]) => EosDynamics[f](...a)", [function, list(arguments)])
+    page.close()
+
+
+@pytest.mark.parametrize(("settings", "steps"), RUNS)
+def test_orbit_equals_the_library(compute, settings, steps):
+    """Orbits agree with ``eoslib.reduced.iterate`` to 1e-9, relative to the largest value of the run.
+
+    The map amplifies rounding (1e-16 a step) over these runs, but not by seven decades.
+    """
+    told = compute("iterate", settings, steps)
+    x, y = reduced.iterate(settings["x0"], settings["y0"], steps, **library(settings))
+    assert told["status"] == "finished"
+    assert len(told["x"]) == steps + 1
+    for ours, theirs in ((told["x"], np.asarray(x)), (told["y"], np.asarray(y))):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+
+
+def test_one_step_equals_the_library(compute):
+    for settings, _ in RUNS:
+        for x, y in ((0.3, -0.2), (-2.5, 1.0), (0.0, 0.5)):
+            told = compute("step", {"x": x, "y": y}, settings)
+            expected = reduced.reduced_step(x, y, **library(settings))
+            np.testing.assert_allclose([told["x"], told["y"]], expected, rtol=1e-14, atol=1e-16)
+
+
+def test_closed_forms_equal_the_library(compute):
+    settings = RUNS[3][0]
+    eta, alpha, beta = settings["eta"], settings["alpha"], settings["beta"]
+    assert compute("radius", settings) == pytest.approx(float(reduced.radius(alpha=alpha, beta=beta)), rel=1e-12)
+    assert compute("epsilon", settings) == pytest.approx(
+        float(reduced.epsilon(learning_rate=eta, alpha=alpha)), rel=1e-12
+    )
+    period = float(reduced.small_period(learning_rate=eta, alpha=alpha))
+    assert compute("smallPeriod", settings) == pytest.approx(period, rel=1e-12)
+    for x0 in (0.7, 1e-2, 1e-6):
+        expected = float(reduced.peak_amplitude(x0, alpha=alpha, beta=beta))
+        assert compute("peak", x0, 0, settings) == pytest.approx(expected, rel=1e-9)
+        level = float(reduced.conserved(x0, 0.4, alpha=alpha, beta=beta))
+        assert compute("conserved", x0, 0.4, settings) == pytest.approx(level, rel=1e-12)
+    toy = reduced.ToyLoss(eta, alpha, beta, stiffness=settings["damping"] / eta, quartic=settings["quartic"])
+    for x, y in ((0.5, -1.0), (-2.0, 1.5)):
+        expected = float(toy.loss(np.array([x, y / beta**0.5])))
+        assert compute("loss", x, y, settings) == pytest.approx(expected, rel=1e-12)
+
+
+def test_stages_equal_the_library(compute):
+    settings, steps = RUNS[1]
+    told = compute("iterate", settings, steps)
+    delta = float(reduced.radius(alpha=settings["alpha"], beta=settings["beta"]))
+    expected = reduced.stages(told["x"], told["y"], delta).stage
+    ours = compute("stages", told["x"], told["y"], settings)
+    assert set(ours) == {1, 2, 3, 4}
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_rest_point_is_one_and_divergence_is_said(compute):
+    settings = RUNS[2][0]
+    rest = compute("restPoint", settings)
+    after = compute("step", rest, settings)
+    assert (after["x"], after["y"]) == pytest.approx((-rest["x"], rest["y"]), rel=1e-12)
+    assert rest["y"] > 0  # a valley that flattens outwards hovers above the threshold
+    wild = compute("iterate", {**settings, "quartic": 5.0, "x0": 6.0}, 100)
+    assert wild["status"] == "diverged"
+    assert np.all(np.isfinite(wild["x"]))
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+READY = "document.querySelector('#lab[data-ready]') !== null"
+
+
+@pytest.fixture
+def lab(open_page, site):
+    """``lab(hash)`` opens the lab at rest; a reader who asks for reduced motion gets no movement."""
+    assert (site / "lab.html").is_file(), "the built book has no lab page"
+
+    def open_(hash_: str = "", **context):
+        page = open_page("lab.html" + hash_, base=site.as_uri(), **({"reduced_motion": "reduce"} | context))
+        page.wait_for_function(READY)
+        return page
+
+    return open_
+
+
+def value(page, key: str) -> float:
+    """An exact value of the table, as it stands."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return float(page.get_attribute(f"#lab-value-{key}", "data-value"))
+
+
+def ink(page, picture: str) -> str:
+    """Digest of a picture's pixels."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.evaluate("(id) => document.getElementById(id).toDataURL()", f"lab-{picture}")
+
+
+def test_the_page_asks_for_nothing_and_throws_nothing(lab):
+    page = lab()
+    assert not page.complaints.external
+    assert not page.complaints.errors
+    for picture in ("phase", "valley", "series"):
+        colours = page.evaluate(
+            """(id) => {
+              const c = document.getElementById(id), pixels = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+              return new Set(new Uint32Array(pixels.data.buffer)).size;
+            }""",
+            f"lab-{picture}",
+        )
+        assert colours > 20, f"{picture} is empty"
+
+
+def test_sliders_by_keyboard(lab):
+    """An arrow key changes the parameter, its spoken value, the run and the pictures; every slider has its label."""
+    page = lab()
+    for key in ("eta", "alpha", "beta", "x0", "y0", "damping", "quartic"):
+        slider = page.locator(f"#lab-{key}")
+        before, pixels = page.evaluate("() => JSON.stringify(eosLab.orbit.y)"), ink(page, "series")
+        spoken = slider.get_attribute("aria-valuetext")
+        slider.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        assert slider.get_attribute("aria-valuetext") != spoken, key
+        assert page.locator(f"output[for=lab-{key}]").inner_text() == slider.get_attribute("aria-valuetext"), key
+        assert page.evaluate("() => JSON.stringify(eosLab.orbit.y)") != before, key
+        assert ink(page, "series") != pixels, key
+        assert page.locator(f"label[for=lab-{key}]").count() == 1, key
+
+
+def test_slider_by_mouse_changes_what_it_should(lab):
+    page = lab()
+    page.locator("#lab-eta").scroll_into_view_if_needed()
+    box = page.locator("#lab-eta").bounding_box()
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2)
+    eta = page.evaluate("() => eosLab.settings.eta")
+    assert 0.1 < eta < 0.2
+    assert value(page, "eps") == pytest.approx(eta, rel=1e-12)  # α = 1
+    page.locator("#lab-t").focus()
+    page.keyboard.press("Home")
+    assert value(page, "s") == pytest.approx(2 / eta + page.evaluate("() => eosLab.settings.y0"), rel=1e-12)
+
+
+def test_stepping_shows_the_library_values(lab):
+    page = lab("#eta=0.05&alpha=1&beta=1&x0=0.3&y0=0.5&damping=0.01&quartic=0.02&n=200&t=0")
+    for _ in range(7):
+        page.click("#lab-step")
+    x, y = reduced.iterate(0.3, 0.5, 7, learning_rate=0.05, alpha=1.0, beta=1.0, damping=0.01, quartic=0.02)
+    assert value(page, "t") == 7
+    assert value(page, "x") == pytest.approx(float(x[-1]), abs=1e-9)
+    assert value(page, "y") == pytest.approx(float(y[-1]), abs=1e-9)
+    page.click("#lab-back")
+    assert value(page, "x") == pytest.approx(float(x[-2]), abs=1e-9)
+    page.click("#lab-reset")
+    assert value(page, "t") == 0
+    assert value(page, "x") == pytest.approx(0.3)
+
+
+def test_play_and_pause(lab):
+    page = lab(
+        "#eta=0.05&alpha=1&beta=1&x0=0.01&y0=0&damping=0.005&quartic=0&n=800&t=0", reduced_motion="no-preference"
+    )
+    page.focus("#lab-play")
+    page.keyboard.press("Space")
+    page.wait_for_function("eosLab.t > 10")
+    page.keyboard.press("Space")
+    stopped = value(page, "t")
+    page.wait_for_timeout(300)
+    assert value(page, "t") == stopped > 10
+    page.wait_for_function("document.getElementById('lab-live').textContent.startsWith('Paused. Step')", timeout=5000)
+
+
+def test_stage_presets_play_one_stage(lab):
+    """A preset starts inside its stage and stops at the first step of the next."""
+    page = lab(reduced_motion="no-preference")
+    for stage in (1, 2, 3, 4):
+        page.click(f"[data-preset=stage{stage}]")
+        page.wait_for_function("!eosLab.playing && eosLab.t > 0", timeout=20_000)
+        stages = page.evaluate("() => eosLab.stage.slice(0, eosLab.t + 1)")
+        assert set(stages[:-1]) == {stage}
+        assert stages[-1] == stage % 4 + 1
+
+
+def test_leaving_the_edge_and_damping(lab):
+    page = lab()
+    page.click("[data-preset=leave]")
+    assert page.evaluate("() => eosLab.orbit.y.at(-1)") < -5
+    assert page.locator(".lab-stage").inner_text() == "off the edge"
+    page.click("[data-preset=damped]")
+    assert page.evaluate(
+        "() => Math.abs(eosLab.orbit.x.at(-1)) / EosDynamics.radius(eosLab.settings)"
+    ) == pytest.approx(1, abs=0.05)
+
+
+def test_reduced_motion_has_no_play_and_no_movement(lab):
+    page = lab()
+    page.locator("#lab-phase").scroll_into_view_if_needed()
+    page.wait_for_timeout(400)
+    assert value(page, "t") == 0
+    assert page.locator("#lab-play").is_hidden()
+    page.click("#lab-next")
+    assert value(page, "t") > 0
+
+
+def test_link_restores_the_state(lab):
+    """The link's own text, opened anew, shows the same numbers; opening it in the same page does too."""
+    page = lab("#eta=0.031&alpha=0.85&beta=1.7&x0=0.0123&y0=-0.65&damping=0.0015&quartic=-0.015&n=200&t=41")
+    link = page.input_value("#lab-address")
+    seen = {key: value(page, key) for key in ("t", "x", "y", "s", "l")}
+    assert seen["t"] == 41
+    page.locator("#lab-alpha").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("location.hash.includes('alpha=0.9')")
+    again = lab("#" + link.split("#", 1)[1])
+    assert {key: value(again, key) for key in seen} == seen
+    page.evaluate("(hash) => { location.hash = hash; }", link.split("#", 1)[1])
+    page.wait_for_function("eosLab.settings.alpha === 0.85")
+    assert {key: value(page, key) for key in seen} == seen
+
+
+def test_a_bad_link_is_harmless(lab):
+    page = lab("#eta=banana&alpha=1e99&n=7&t=-4")
+    assert page.evaluate("() => eosLab.settings.eta") == 0.05
+    assert page.evaluate("() => eosLab.settings.alpha") == 4
+    assert page.evaluate("() => eosLab.settings.n") == 400
+    assert not page.complaints.errors
+
+
+def test_dragging_the_time_picture_moves_in_time(lab):
+    page = lab()
+    page.locator("#lab-series").scroll_into_view_if_needed()
+    box = page.locator("#lab-series").bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 60)
+    page.mouse.down()
+    early = value(page, "t")
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 60, steps=4)
+    page.mouse.up()
+    assert 0 < early < value(page, "t")
+
+
+def test_dark_theme_repaints_and_phone_fits(lab):
+    page = lab(viewport=DESKTOP)
+    light = ink(page, "phase")
+    page.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
+    page.wait_for_timeout(100)
+    assert ink(page, "phase") != light
+    phone = lab(viewport=PHONE)
+    assert phone.evaluate(
+        "() => document.getElementById('lab').scrollWidth <= document.getElementById('lab').clientWidth"
+    )
+    right = phone.evaluate(
+        "() => Math.max(...[...document.querySelectorAll('#lab *')].map((e) => e.getBoundingClientRect().right))"
+    )
+    assert right <= PHONE["width"]
+
+
+def test_without_scripts_there_is_a_figure_and_a_word(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / "lab.html").as_uri())
+    assert page.locator("#lab noscript").inner_text().startswith("This page is interactive")
+    assert page.locator(".lab-still svg").is_visible()
+    assert page.locator(".lab-still svg polyline").count() == 3
+    context.close()
