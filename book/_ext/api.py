@@ -1,7 +1,7 @@
 """The API reference: every module of ``eoslib`` in the order of the data flow, from its docstrings.
 
-The three-line interface comes first.  Fields of a named tuple or dataclass are documented where the code documents them, in
-the comment that trails the field.
+The three-line interface comes first.  Fields of a named tuple or dataclass are documented where the code documents
+them, in the comment that trails the field.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ApiReference(SphinxDirective):
 
 
 def fields_of(thing: type) -> dict[str, str]:
-    """Fields of a named tuple or dataclass with the comment that trails each in the source (empty where there is none)."""
+    """Fields of a named tuple or dataclass, each with its annotation and the comment that trails it in the source."""
     names = getattr(thing, "_fields", None) or getattr(thing, "__dataclass_fields__", None) or ()
     try:
         source = inspect.getsource(thing)
@@ -156,6 +156,7 @@ def skip_fields(app: Sphinx, what: str, name: str, thing, skip: bool, options) -
 
 
 def setup(app: Sphinx) -> None:
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_directive("api-reference", ApiReference)
     plain = PlainAttributes()
     app.connect("autodoc-process-docstring", plain.keep, priority=100)  # napoleon's own is 500

@@ -94,14 +94,16 @@ class RecordDirective(SphinxDirective):
 
     def chapter_link(self, notebook: str, text: str | None = None) -> nodes.Node:
         """Link to a chapter; a record without a chapter in the book is a warning, and so fails the build."""
-        attributes = {
-            "refdomain": "std",
-            "reftype": "doc",
-            "refexplicit": text is not None,
-            "refwarn": True,
-        }
-        link = addnodes.pending_xref("", refdoc=self.env.docname, reftarget=f"/chapters/{notebook}", **attributes)
-        return link + nodes.inline("", text or notebook)
+        return addnodes.pending_xref(
+            "",
+            nodes.inline("", text or notebook),
+            refdomain="std",
+            reftype="doc",
+            reftarget=f"/chapters/{notebook}",
+            refdoc=self.env.docname,
+            refexplicit=text is not None,
+            refwarn=True,
+        )
 
     def image(self, figure: dict, lazy: bool) -> nodes.image:
         source = f"/_generated/figures/{figure['notebook']}/{figure['id']}.png"
@@ -109,8 +111,8 @@ class RecordDirective(SphinxDirective):
 
     def download(self, figure: dict, kind: str) -> nodes.Node:
         target = f"/_generated/figures/{figure['notebook']}/{figure['id']}.{kind}"
-        link = addnodes.download_reference("", reftarget=target, refdoc=self.env.docname, reftype="download")
-        return link + nodes.inline("", kind.upper())
+        text = nodes.inline("", kind.upper())
+        return addnodes.download_reference("", "", text, reftarget=target, refdoc=self.env.docname, reftype="download")
 
 
 class ClaimsTable(RecordDirective):
@@ -141,9 +143,13 @@ class ClaimsTable(RecordDirective):
 
     def told(self, claim: dict) -> list[nodes.Node]:
         why = str(claim["reason"]).rstrip(".")
-        measure = f"{claim['quantity']}. Tolerance {records.show(claim['tolerance'])}: {why}."
+        measure = f"{claim['quantity'].rstrip('.')}. Tolerance {records.show(claim['tolerance'])}: {why}."
+        paper = (
+            [self.paragraph(f"The paper: {claim['paper']}", classes=("claim-reason",))] if claim.get("paper") else []
+        )
         return [
             self.paragraph(claim["sentence"], classes=("claim-sentence",)),
+            *paper,
             self.paragraph(measure, classes=("claim-reason",)),
         ]
 
@@ -217,9 +223,9 @@ class StoryFigure(RecordDirective):
 
 
 def plain(text: str) -> str:
-    """A caption without formulas: the first page is quick because it loads no MathJax.
+    r"""A caption without formulas: the first page is quick because it loads no MathJax.
 
-    >>> plain("It meets $2/\\\\eta$ (dashed), where $S(\\\\theta_t)$ stays.")
+    >>> plain("It meets $2/\\eta$ (dashed), where $S(\\theta_t)$ stays.")
     'It meets 2/η (dashed), where S(θₜ) stays.'
     """
     signs = {
@@ -254,22 +260,20 @@ def plain(text: str) -> str:
     }
     for sign in sorted(signs, key=len, reverse=True):
         text = text.replace(sign, signs[sign])
-    return text
+    return text.replace("**", "").replace("*", "").replace("\\", "")
 
 
 def provenance_line(provenance: dict) -> str:
-    """Scale, seed, settings, commit, device and time of a figure, in one line."""
-    parts = []
-    if provenance.get("scale"):
-        parts.append(f"{provenance['scale']} scale")
-    if provenance.get("seed") is not None:
-        parts.append(f"seed {provenance['seed']}")
-    if provenance.get("commit"):
-        parts.append(f"commit {str(provenance['commit'])[:9]}")
-    if provenance.get("device"):
-        parts.append(str(provenance["device"]))
-    if isinstance(provenance.get("seconds"), (int, float)):
-        parts.append(f"{seconds(provenance['seconds'])} of computing")
+    """Scale, seeds, device, computing time and commit of a figure, in one line."""
+    seeds = provenance["seed"] if isinstance(provenance["seed"], list) else [provenance["seed"]]
+    threads = provenance["threads"]
+    parts = [
+        f"{provenance['scale']} scale",
+        f"seed {', '.join(map(str, seeds))}",
+        f"{provenance['device']}, {threads} thread{'' if threads == 1 else 's'}",
+        f"{seconds(float(provenance['seconds']))} of computing",
+        f"commit {str(provenance['commit'])[:9]}",
+    ]
     return " · ".join(parts)
 
 
@@ -304,75 +308,57 @@ class StatusReport(RecordDirective):
         for name in names:
             figures = [figure for figure in self.found.figures if figure["notebook"] == name]
             claims = [claim for claim in self.found.claims if claim["notebook"] == name]
-            timing = self.chapter_cells(name)["metadata"].get("papermill", {})
-            spent, computing = (
-                timing.get("duration"),
-                [figure["provenance"].get("seconds") for figure in figures],
+            dates = sorted({figure["provenance"]["date"] for figure in figures})
+            numbers = (
+                self.spent(name),
+                max((figure["provenance"]["seconds"] for figure in figures), default=None),
+                len(figures),
+                f"{sum(map(records.holds, claims))} of {len(claims)}",
             )
-            computing = max(
-                (value for value in computing if isinstance(value, (int, float))),
-                default=None,
-            )
+            told = [seconds(number) if isinstance(number, float) else records.show(number) for number in numbers]
             rows.append(
                 [
                     [self.paragraph(self.chapter_link(name))],
-                    [
-                        nodes.paragraph(
-                            "",
-                            seconds(spent) if spent is not None else "–",
-                            classes=["number"],
-                        )
-                    ],
-                    [
-                        nodes.paragraph(
-                            "",
-                            seconds(computing) if computing is not None else "–",
-                            classes=["number"],
-                        )
-                    ],
-                    [nodes.paragraph("", str(len(figures)), classes=["number"])],
-                    [
-                        nodes.paragraph(
-                            "",
-                            f"{sum(map(records.holds, claims))} of {len(claims)}",
-                            classes=["number"],
-                        )
-                    ],
-                    [nodes.paragraph("", str(timing.get("end_time", "–"))[:16].replace("T", " "))],
+                    *([nodes.paragraph("", text, classes=["number"])] for text in told),
+                    [nodes.paragraph("", dates[-1] if dates else "–")],
                 ]
             )
-        header = [
-            "Chapter",
-            "Notebook",
-            "Its runs",
-            "Figures",
-            "Claims that hold",
-            "Executed (UTC)",
-        ]
-        return self.table(header, rows, [34, 12, 12, 10, 16, 16], "status")
+        header = ["Chapter", "Notebook", "Its runs", "Figures", "Claims that hold", "Computed"]
+        return self.table(header, rows, [32, 12, 12, 10, 14, 20], "status")
+
+    def spent(self, notebook: str) -> float | None:
+        """Seconds that a notebook took, as its record says."""
+        try:
+            record = json.loads((self.found.folder / "records" / f"{notebook}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return float(record["seconds"])
 
     def machine(self) -> nodes.Node:
         lock = records.ROOT / "requirements.lock"
         made = os.environ.get("SOURCE_DATE_EPOCH")
         when = datetime.datetime.fromtimestamp(int(made), datetime.UTC) if made else datetime.datetime.now(datetime.UTC)
-        facts: dict[str, list[str]] = {"Scale shown": [self.found.scale]}
-        for figure in self.found.figures:
-            for key, value in figure["provenance"].items():
-                if key not in ("setting", "scale", "seconds"):
-                    told = facts.setdefault(key[0].upper() + key[1:].replace("_", " "), [])
-                    text = told_value(value)
-                    if text not in told:
-                        told.append(text)
-        facts["Lock"] = (
-            [f"SHA-256 {hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}…"] if lock.is_file() else ["absent"]
-        )
-        facts["Book built"] = [f"{when:%Y-%m-%d %H:%M} UTC"]
-        rows = [[[nodes.paragraph("", key)], [nodes.paragraph("", "; ".join(values))]] for key, values in facts.items()]
-        return self.table(["What", "Value"], rows, [25, 75], "status")
+        names = {
+            "device": "Device",
+            "threads": "Threads",
+            "seed": "Seeds",
+            "commit": "Commit",
+            "library_digest": "Digest of the numerical source",
+            "data_hash": "Digest of the data",
+            "versions": "Versions",
+        }
+        facts = {"Scale shown": self.found.scale}
+        for key, title in names.items():
+            told = [told_value(figure["provenance"][key]) for figure in self.found.figures]
+            facts[title] = "; ".join(dict.fromkeys(told)) or "–"
+        facts["Digest of the lock"] = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else "absent"
+        facts["Book built"] = f"{when:%Y-%m-%d %H:%M} UTC"
+        rows = [[[nodes.paragraph("", title)], [nodes.paragraph("", told)]] for title, told in facts.items()]
+        return self.table(["What", "Value"], rows, [28, 72], "status")
 
 
 class ChapterRole(SphinxRole):
-    """``{chapter}`NN_name` ``: link to a chapter and how its claims fare; plain words where the book lacks that chapter."""
+    """The role ``chapter``: link to a chapter and how its claims fare, or plain words where the book lacks it."""
 
     def run(self):
         document = f"chapters/{self.text}"

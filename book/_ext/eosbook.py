@@ -1,8 +1,8 @@
 """The book's own Sphinx extension: quoted numbers, generated pages and local scripts.
 
 At the start of a build it loads the records (``records.py``) into MyST substitutions, so that prose quotes computed
-numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file that
-the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives are in ``directives.py`` and ``api.py``.
+numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file
+that the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives: ``directives.py``, ``api.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the notebooks recorded: claims and figures of one scale, read from ``results/<scale>/``.
 
-The book shows no number of its own.  Everything that it quotes comes from ``claims.json`` and ``figures.json``, which the
-notebooks wrote when they ran.  Nothing here knows Sphinx.
+The book shows no number of its own.  Everything that it quotes comes from ``claims.json`` and ``figures.json``, which
+the notebooks wrote when they ran.  Nothing here knows Sphinx.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _read(path: Path, keys: list[str]) -> list[dict]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(
-            f"{path} is not there: the notebooks have not run at this scale. Run `make book` (it runs them first), or set "
-            "EOSLIB_BOOK_SCALE and EOSLIB_RESULTS to records that exist."
+            f"{path} is not there: the notebooks have not run at this scale. Run `make book` (it runs them first), "
+            "or set EOSLIB_BOOK_SCALE and EOSLIB_RESULTS to records that exist."
         ) from None
     except json.JSONDecodeError as error:
         raise RecordError(f"{path} is not valid JSON ({error}); delete it and run `make book`") from None

@@ -1,7 +1,7 @@
 """The built book in a real browser.
 
-Looks at ``book/_build/html`` (or ``EOSLIB_BOOK_HTML``) with Debian's chromium (or ``EOSLIB_CHROMIUM``).  Where either is absent
-these tests fail in CI; on a developer's machine they are skipped with a warning that cannot be overlooked.
+Looks at ``book/_build/html`` (or ``EOSLIB_BOOK_HTML``) with Debian's chromium (or ``EOSLIB_CHROMIUM``).  Where either
+is absent these tests fail in CI; on a developer's machine they are skipped with a warning that cannot be overlooked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import pytest
 from browsing import DESKTOP, FLAGS, SETTLED
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
 class BookNotChecked(UserWarning):
     """The book was not looked at."""
 
@@ -45,8 +47,10 @@ def site() -> Path:
 
 @pytest.fixture(scope="session")
 def pages(site) -> list[str]:
-    """Every page of the book, by its path inside the site, except redirects."""
+    """Every page of the book, by its path inside the site; no redirect, and two of the many listings of source code."""
     names = sorted(str(path.relative_to(site)) for path in site.rglob("*.html") if "_static" not in path.parts)
+    listings = [name for name in names if name.startswith("_modules/")]
+    names = [name for name in names if name not in listings[2:]]
     return [name for name in names if 'http-equiv="Refresh"' not in (site / name).read_text(encoding="utf-8")]
 
 
@@ -85,7 +89,7 @@ class Complaints:
 
 @pytest.fixture
 def open_page(browser, site):
-    """``open_page("intro.html", viewport=PHONE, color_scheme="dark")`` → a settled page; ``page.complaints`` what it did wrong."""
+    """``open_page("intro.html", viewport=PHONE)`` → a settled page; ``page.complaints`` is what it did wrong."""
     with contextlib.ExitStack() as stack:
 
         def open_(name: str, page=None, *, base: str | None = None, viewport=None, **context):

@@ -14,7 +14,8 @@ RAW_TEX = r"""() => {
   const found = [];
   while (walker.nextNode()) {
     const node = walker.currentNode;
-    if (!node.parentElement.closest(skipped) && /\\\(|\\\)|\\\[|\\\]|\$\$|\\(frac|nabla|theta|eta|begin)\b/.test(node.data))
+    if (node.parentElement.closest(skipped)) continue;
+    if (/\\\(|\\\)|\\\[|\\\]|\$\$|\\(frac|nabla|theta|eta|begin)\b/.test(node.data))
       found.push(node.data.trim().slice(0, 60));
   }
   return found;
@@ -23,7 +24,7 @@ RAW_TEX = r"""() => {
 PICTURES = """() => [...document.images].map((image) => ({
   source: image.currentSrc || image.src, broken: image.naturalWidth === 0, alt: image.getAttribute("alt"),
   decorative: image.getAttribute("role") === "presentation" || image.closest("[aria-hidden=true]") !== null
-    || (image.getAttribute("alt") === "" && Boolean(image.closest("a")?.textContent.trim())),  // a link that has its text
+    || (image.getAttribute("alt") === "" && Boolean(image.closest("a")?.textContent.trim())),  // its link has a text
 }))"""
 
 
@@ -36,7 +37,9 @@ def test_desktop_pages_are_whole(open_page, pages):
         errors = page.evaluate("document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
         wrong += [f"{name}: {errors} formulas with an error"] if errors else []
         wrong += [f"{name}: raw TeX {text!r}" for text in page.evaluate(RAW_TEX)]
-        unset = page.evaluate("[...document.querySelectorAll('.math')].filter((m) => !m.querySelector('mjx-container')).length")
+        unset = page.evaluate(
+            "[...document.querySelectorAll('.math')].filter((m) => !m.querySelector('mjx-container')).length"
+        )
         wrong += [f"{name}: {unset} formulas not set"] if unset else []
         formulas += page.evaluate("document.querySelectorAll('mjx-container').length")
         for picture in page.evaluate(PICTURES):
@@ -76,8 +79,8 @@ def serious(found: dict) -> list[str]:
 
 
 def content(pages: list[str]) -> list[str]:
-    """Pages that somebody wrote: the listings of source code and the indexes are Sphinx's own."""
-    return [name for name in pages if not name.startswith(("_modules/", "genindex", "py-modindex"))]
+    """Pages that somebody wrote: the listings of source code are Sphinx's own."""
+    return [name for name in pages if not name.startswith("_modules/")]
 
 
 def test_accessible_in_light(open_page, pages):
@@ -123,6 +126,8 @@ def test_dark_theme_is_legible(open_page, pages):
             wrong.append(f"{name}: contrast {seen['worst']['ratio']:.2f} of {seen['worst']['text']!r}")
         wrong += [f"{name}: a figure on a ground of luminance {card:.2f}" for card in seen["cards"] if card < 0.7]
         cards, texts = cards + len(seen["cards"]), texts + seen["count"]
+        if name == "api.html":  # 10 s of axe for what the measure above has seen already
+            continue
         only_contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
         wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=only_contrast).response)]
     assert not wrong
@@ -151,8 +156,9 @@ def test_pages_can_be_used_by_keyboard(open_page):
     unreachable = page.evaluate(
         """() => [...document.querySelectorAll("main *")].filter((box) => {
           const style = getComputedStyle(box);
-          return ["auto", "scroll"].includes(style.overflowX) && box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0
-            && box.tabIndex < 0 && !box.querySelector("a, button, input, [tabindex='0']") && !box.closest("mjx-container, [tabindex='0']");
+          const scrolls = ["auto", "scroll"].includes(style.overflowX) && box.scrollWidth > box.clientWidth + 1;
+          const stops = "a, button, input, [tabindex='0']";
+          return scrolls && box.clientWidth > 0 && !box.querySelector(stops) && !box.closest("[tabindex='0']");
         }).map((box) => box.outerHTML.slice(0, 80))"""
     )
     assert not unreachable

@@ -13,10 +13,18 @@ from browsing import DESKTOP
 
 
 def test_internal_links(site):
-    """linkchecker walks the book from its first page over file:// and finds no broken link or anchor target."""
+    """From the first page on, over file://, linkchecker finds no broken link."""
     program = shutil.which("linkchecker") or str(Path(sys.executable).with_name("linkchecker"))
     told = subprocess.run(
-        [program, "--no-status", "--no-robots", "--verbose", "--output=csv/utf-8", "--threads=2", (site / "intro.html").as_uri()],
+        [
+            program,
+            "--no-status",
+            "--no-robots",
+            "--verbose",
+            "--output=csv/utf-8",
+            "--threads=2",
+            (site / "intro.html").as_uri(),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -26,6 +34,23 @@ def test_internal_links(site):
     broken = [f"{link['parentname']}: {link['urlname']}: {link['result']}" for link in links if link["valid"] != "True"]
     assert not broken, told.stderr[-2000:]
     assert len(links) > 50, told.stderr[-2000:]
+
+
+def test_records_lead_to_their_chapter(open_page):
+    """Every group of claims and every figure of the gallery links to the chapter that argues with it."""
+    page = open_page("claims.html")
+    links = page.locator("p.chapter-of a[href*='chapters/']")
+    assert links.count() == page.locator("article section section").count() > 0
+    page = open_page("gallery.html", page)
+    assert page.locator(".gallery-item").count() == page.locator(".figure-links a[href*='chapters/']").count() > 0
+    assert page.locator(".gallery-item a[href$='.svg']").count() == page.locator(".gallery-item").count()
+
+
+def test_verdicts_are_told_in_words(open_page):
+    page = open_page("claims.html")
+    badges = page.locator("table.claims .verdict").all_text_contents()
+    assert badges
+    assert {badge.lstrip("✓✗ ") for badge in badges} <= {"holds", "does not hold"}
 
 
 def test_search_finds_a_word(open_page, server):
@@ -53,7 +78,7 @@ def test_search_from_any_page_and_from_a_file(open_page):
 
 
 def test_first_page_is_light_and_quick(browser, server):
-    """Under 1 MB transferred and interactive within a second; the best of three loads, because the machine is shared."""
+    """Under 1 MB transferred and interactive within a second: the best of three loads, on a shared machine."""
     times = []
     for _ in range(3):
         context = browser.new_context(viewport=DESKTOP)
@@ -72,8 +97,9 @@ def test_first_screen_says_it_all(open_page):
     """Title, claim, figure and the ways onward stand on the first screen of a desktop."""
     page = open_page("intro.html")
     below = page.evaluate(
-        "[...document.querySelectorAll('h1, .hero-text, .story img, .paths')].filter((e) => e.getBoundingClientRect().bottom > innerHeight)"
-        ".map((e) => e.className || e.tagName)"
+        """[...document.querySelectorAll("h1, .hero-text, .story img, .paths")]
+          .filter((part) => part.getBoundingClientRect().bottom > innerHeight)
+          .map((part) => part.className || part.tagName)"""
     )
     assert page.locator(".story img").count() == 1
     assert page.locator(".path").count() >= 3

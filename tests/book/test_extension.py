@@ -1,0 +1,186 @@
+"""The book's extension: pages quote what was recorded, and a build without records or with an unknown name fails."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
+NOTEBOOK = "01_progressive_sharpening"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+CLAIM = {
+    "id": "sharpness-rises",
+    "notebook": NOTEBOOK,
+    "sentence": "The sharpness rises.",
+    "quantity": "S at the end over 2/η",
+    "predicted": 1.0,
+    "measured": 1.0371,
+    "spread": 0.02,
+    "tolerance": 0.05,
+    "reason": "one step changes it by less",
+    "relation": "equals",
+    "verdict": "holds",
+}
+FIGURE = {
+    "id": "sharpness",
+    "notebook": NOTEBOOK,
+    "svg": f"figures/{NOTEBOOK}/sharpness.svg",
+    "png": f"figures/{NOTEBOOK}/sharpness.png",
+    "caption": "It rises to $2/\\eta$.",
+    "alt": "A rising curve.",
+    "provenance": {
+        "setting": ["mlp"],
+        "scale": "quick",
+        "seed": [0],
+        "commit": "abcdef",
+        "library_digest": "12",
+        "versions": {"jax": "0"},
+        "device": "cpu",
+        "threads": 1,
+        "seconds": 75.0,
+        "data_hash": "34",
+        "date": "2026-01-01 00:00 UTC",
+    },
+}
+
+# A module of its own name, because the library's tests may import another `records`.
+_spec = importlib.util.spec_from_file_location("book_records", EXTENSIONS / "records.py")
+records = importlib.util.module_from_spec(_spec)
+sys.modules["book_records"] = records
+_spec.loader.exec_module(records)
+
+
+def write(root: Path, claims: list[dict], figures: list[dict], scale: str = "quick") -> Path:
+    folder = root / scale
+    for figure in figures:
+        for kind in ("png", "svg"):
+            file = folder / figure[kind]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(PIXEL if kind == "png" else b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "claims.json").write_text(json.dumps(claims))
+    (folder / "figures.json").write_text(json.dumps(figures))
+    return root
+
+
+def build(tmp_path: Path, text: str, results: Path) -> tuple[int, str, str]:
+    """Exit status, messages and HTML of a one-page book that uses the extension."""
+    source = tmp_path / "source"
+    (source / "chapters").mkdir(parents=True, exist_ok=True)
+    (source / "_assets").mkdir(exist_ok=True)
+    (source / "conf.py").write_text(
+        f"import sys; sys.path.insert(0, {str(EXTENSIONS)!r})\n"
+        "extensions = ['myst_parser', 'sphinx.ext.mathjax', 'eosbook']\n"
+        "myst_enable_extensions = ['substitution', 'dollarmath']\nhtml_theme = 'basic'\n"
+        "html_static_path = ['_assets']\nmathjax_path = 'vendor/mathjax/tex-svg.js'\n"
+        "exclude_patterns = ['_generated', '_assets']\n"
+    )
+    (source / "index.md").write_text(f"# Page\n\n{text}\n\n```{{toctree}}\nchapters/{NOTEBOOK}\n```\n")
+    (source / "chapters" / f"{NOTEBOOK}.md").write_text("# Progressive sharpening\n\nWords.\n")
+    told = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going", str(source), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"EOSLIB_RESULTS": str(results), "EOSLIB_BOOK_SCALE": "quick", "PYTHONWARNINGS": "default"},
+    )
+    page = tmp_path / "out" / "index.html"
+    return told.returncode, told.stderr, page.read_text(encoding="utf-8") if page.is_file() else ""
+
+
+def test_prose_quotes_the_record_and_follows_it(tmp_path):
+    text = "Measured {{ claim_sharpness_rises_measured }}; {{ claims_holding }} of {{ claims_total }} hold."
+    results = write(tmp_path / "results", [CLAIM], [FIGURE])
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    assert "Measured 1.037; 1 of 1 hold." in page
+    write(results, [CLAIM | {"measured": 1.2, "verdict": "does not hold"}], [FIGURE])
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    assert "Measured 1.2; 0 of 1 hold." in page
+
+
+def test_unknown_name_fails_the_build(tmp_path):
+    results = write(tmp_path / "results", [CLAIM], [FIGURE])
+    status, messages, _ = build(tmp_path, "Measured {{ claim_sharpness_falls_measured }}.", results)
+    assert status != 0
+    assert "claim_sharpness_falls_measured" in messages
+
+
+def test_missing_records_say_what_to_do(tmp_path):
+    status, messages, _ = build(tmp_path, "Words.", tmp_path / "nothing")
+    assert status != 0
+    assert "claims.json is not there" in messages
+    assert "make book" in messages
+
+
+def test_pages_made_of_records(tmp_path):
+    """Claims at both scales with their verdicts, gallery, story figure in plain signs, status table."""
+    results = write(tmp_path / "results", [CLAIM], [FIGURE])
+    write(results, [CLAIM | {"measured": 1.2, "verdict": "does not hold"}], [FIGURE], scale="paper")
+    text = f"```{{story-figure}} {NOTEBOOK}/absent {NOTEBOOK}/sharpness\n```\n\n```{{claims-table}}\n```\n\n"
+    text += f"```{{figure-gallery}}\n```\n\n```{{status-report}}\n```\n\n{{chapter}}`{NOTEBOOK}` {{chapter}}`09_absent`"
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    assert "1.037 ± 0.02" in page
+    assert "✓ holds" in page
+    assert "✗ does not hold" in page
+    assert "It rises to 2/η." in page
+    assert page.count('alt="A rising curve."') == 2
+    assert "1 min 15 s of computing" in page
+    assert f'href="chapters/{NOTEBOOK}.html"' in page
+    assert "(1 of 1 claims hold)" in page
+    assert "absent (not in this build)" in page
+
+
+def test_record_without_its_chapter_fails_the_build(tmp_path):
+    results = write(tmp_path / "results", [CLAIM | {"notebook": "02_elsewhere"}], [FIGURE])
+    status, messages, _ = build(tmp_path, "```{claims-table}\n```", results)
+    assert status != 0
+    assert "02_elsewhere" in messages
+
+
+def test_story_figure_must_exist(tmp_path):
+    results = write(tmp_path / "results", [CLAIM], [FIGURE])
+    status, messages, _ = build(tmp_path, f"```{{story-figure}} {NOTEBOOK}/absent\n```", results)
+    assert status != 0
+    assert "none of the figures" in messages
+
+
+@pytest.mark.parametrize(
+    ("claims", "told"),
+    [
+        ("not json", "not valid JSON"),
+        ('{"a": 1}', "must hold a list"),
+        ('[{"id": "x"}]', "entry 'x' lacks notebook"),
+    ],
+)
+def test_malformed_records(tmp_path, claims, told):
+    write(tmp_path, [], [])
+    (tmp_path / "quick" / "claims.json").write_text(claims)
+    with pytest.raises(records.RecordError, match=told):
+        records.load("quick", tmp_path)
+
+
+def test_record_of_an_absent_picture(tmp_path):
+    write(tmp_path, [CLAIM], [FIGURE])
+    (tmp_path / "quick" / FIGURE["png"]).unlink()
+    with pytest.raises(records.RecordError, match=r"'sharpness' promises .*png, which is not there"):
+        records.load("quick", tmp_path).figure_file(FIGURE, "png")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.123456, "0.1235"), (-2.5, "−2.5"), (1234567.0, "1.235 × 10⁶"), (2e-7, "2 × 10⁻⁷"), (3, "3"), (None, "–")],
+)
+def test_numbers_as_text(value, text):
+    assert records.show(value) == text
