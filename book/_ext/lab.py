@@ -170,6 +170,7 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     """The lab's scripts and style on its own page, and on no other."""
     if pagename == PAGE:
         app.add_css_file("lab.css")
+        app.add_js_file("picture.js", loading_method="defer")
         app.add_js_file("lab-dynamics.js", loading_method="defer")
         app.add_js_file("lab.js", loading_method="defer")
 

@@ -1,0 +1,234 @@
+"""The explorer of recorded runs: its export against the run files, its brush by mouse and keyboard, its numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from browsing import PHONE
+
+from eoslib import reduced
+
+EXTENSION = Path(__file__).resolve().parents[2] / "book" / "_ext" / "explorer.py"
+READY = "document.querySelector('#explorer[data-ready]') !== null"
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    """The extension's module, which is no part of a package."""
+    specification = importlib.util.spec_from_file_location("explorer", EXTENSION)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def toy(steps: int = 700) -> xr.Dataset:
+    """A run file's variables for the toy loss, whose trajectory is known: δ = √2, 2/η = 40."""
+    x, y = (
+        np.asarray(each)[:steps].astype(float)
+        for each in reduced.iterate(0.01, -1.5, steps, learning_rate=0.05, alpha=1.0, beta=1.0, damping=0.005)
+    )
+    series = {"x": x, "y": y, "gd_sharpness": 40 + y, "gd_loss": x**2 / 0.05, "delta_squared": np.full(steps, 2.0)}
+    data = xr.Dataset({name: ("t", values) for name, values in series.items()}, coords={"t": np.arange(steps)})
+    data["flow_sharpness"] = ("interval", np.linspace(40, 60, steps // 25))
+    data = data.assign_coords(interval=np.arange(steps // 25) * 25)
+    data.attrs |= {"edge": 40.0}
+    return data
+
+
+def test_export_keeps_the_numbers(explorer):
+    data = toy()
+    told = json.loads(json.dumps(explorer.export(data)))
+    assert told["steps"] == 700
+    assert told["edge"] == 40
+    assert set(told["series"]) == {"x", "gd_sharpness", "gd_loss", "flow_sharpness"}
+    # five significant digits: half a unit of the last is 5e-5 of the value at most
+    np.testing.assert_allclose(told["series"]["x"]["values"], data["x"], rtol=5e-5)
+    assert told["series"]["x"]["every"] == 1
+    assert told["series"]["flow_sharpness"]["every"] == 25
+    np.testing.assert_allclose(told["delta"], math.sqrt(2), rtol=5e-5)
+
+
+def test_export_says_where_there_is_nothing(explorer):
+    """A curve that ended and an inactive constraint become null, never a number."""
+    data = toy()
+    data["gd_loss"][600:] = np.nan
+    data["delta_squared"][650:] = -1.0
+    told = explorer.export(data)
+    assert told["series"]["gd_loss"]["values"][599] is not None
+    assert told["series"]["gd_loss"]["values"][600:] == [None] * 100
+    assert told["delta"][650:] == [None] * 50
+
+
+def test_cycles_are_the_library_stages(explorer):
+    data = toy()
+    cut = reduced.stages(data["x"].values, data["y"].values, math.sqrt(2))
+    expected = [int(step) for step in cut.start[cut.entered == 1]]
+    assert len(expected) >= 3
+    assert explorer.cycles(data) == expected
+    late = data.copy(deep=True)
+    late["delta_squared"][expected[1] + 1 :] = np.nan
+    assert explorer.cycles(late) == expected[:2]
+    late["delta_squared"][:] = -1.0
+    assert explorer.cycles(late) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+@pytest.fixture
+def page_of(open_page, site):
+    assert (site / "explorer.html").is_file(), "the built book has no explorer page"
+    assert list((site / "_static" / "runs").glob("*.js")), "the explorer has no run to show"
+
+    def open_(**context):
+        page = open_page("explorer.html", **({"reduced_motion": "reduce"} | context))
+        page.wait_for_function(READY)
+        page.locator("#exp-panels").scroll_into_view_if_needed()
+        settle(page)
+        return page
+
+    return open_
+
+
+def settle(page) -> None:
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def window(page) -> tuple[int, int]:
+    settle(page)
+    return tuple(page.evaluate("() => [eosExplorer.begin, eosExplorer.end]"))
+
+
+def ink(page) -> str:
+    settle(page)
+    return page.evaluate("() => document.getElementById('exp-panels').toDataURL()")
+
+
+def test_opens_from_a_file_with_the_whole_run(page_of):
+    page = page_of()
+    steps = page.evaluate("() => eosExplorer.data.steps")
+    assert window(page) == (0, steps - 1)
+    assert not page.complaints.external
+    assert not page.complaints.errors
+    assert "scale" in page.locator(".exp-provenance").inner_text()
+    for name in ("loss", "sharpness", "x", "distance", "error"):
+        assert page.evaluate("(id) => eosExplorer.panels.some((panel) => panel.id === id)", name)
+
+
+def test_brush_by_mouse(page_of):
+    """A drag over the panels chooses the window it covers, and everything is drawn anew; a double click undoes it."""
+    page = page_of()
+    whole, before = window(page), ink(page)
+    box = page.locator("#exp-panels").bounding_box()
+    left, right = (page.evaluate("(t) => eosExplorer.time(t)", t) for t in (40, 100))
+    page.mouse.move(box["x"] + left, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + right, box["y"] + 100, steps=5)
+    page.mouse.up()
+    begin, end = window(page)
+    assert abs(begin - 40) <= 1
+    assert abs(end - 100) <= 1
+    assert ink(page) != before
+    page.mouse.dblclick(box["x"] + left, box["y"] + 100)
+    assert window(page) == whole
+
+
+def test_window_by_keyboard(page_of):
+    page = page_of()
+    begin, end = window(page)
+    page.focus("#exp-from")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.focus("#exp-to")
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    assert window(page) == (begin + 3, end - 2)
+    page.keyboard.press("Home")  # the window never closes: the other end gives way, and eight steps remain
+    first, last = window(page)
+    assert last - first == 8
+    page.focus("#exp-all")
+    page.keyboard.press("Enter")
+    assert window(page) == (begin, end)
+    page.wait_for_function("document.getElementById('exp-live').textContent.startsWith('Window')", timeout=3000)
+
+
+def test_strip_moves_the_window(page_of):
+    page = page_of()
+    page.evaluate("() => eosExplorer.look(0, 40)")
+    page.locator("#exp-strip").scroll_into_view_if_needed()
+    settle(page)
+    box = page.locator("#exp-strip").bounding_box()
+    start, goal = (page.evaluate("(t) => eosExplorer.whole(t)", t) for t in (20, 60))
+    page.mouse.move(box["x"] + start, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + goal, box["y"] + 20, steps=4)
+    page.mouse.up()
+    begin, end = window(page)
+    assert end - begin == 40
+    assert abs(begin - 40) <= 2
+
+
+def test_table_reads_the_run(page_of):
+    page = page_of()
+    page.evaluate("() => eosExplorer.point(17)")
+    settle(page)
+    shown = page.eval_on_selector_all(
+        "[data-curve]", "cells => Object.fromEntries(cells.map((cell) => [cell.dataset.curve, cell.dataset.value]))"
+    )
+    data = page.evaluate("() => eosExplorer.data.series")
+    for name in ("gd_loss", "gd_sharpness", "x", "distance", "predicted_x", "constrained_loss"):
+        assert float(shown[name]) == data[name]["values"][17]
+    page.focus("#exp-step")
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert float(page.get_attribute("[data-curve=x]", "data-value")) == data["x"]["values"][18]
+
+
+def test_averages_of_the_window(page_of):
+    page = page_of()
+    page.evaluate("() => eosExplorer.look(20, 90)")
+    settle(page)
+    data = page.evaluate("() => eosExplorer.data")
+    x, delta = np.array(data["series"]["x"]["values"][20:91]), np.array(data["delta"][20:91])
+    square = float(page.get_attribute("#exp-sum-square", "data-value"))
+    assert square == pytest.approx(float(np.mean((x / delta) ** 2)), rel=1e-9)
+    excess = float(page.get_attribute("#exp-sum-excess", "data-value"))
+    sharpness = np.array(data["series"]["gd_sharpness"]["values"][20:91])
+    assert excess == pytest.approx(float(np.mean(sharpness)) - data["edge"], rel=1e-9)
+
+
+def test_curves_and_means_can_be_switched(page_of):
+    page = page_of()
+    before = ink(page)
+    page.click("[data-who=flow]")
+    with_flow = ink(page)
+    assert with_flow != before
+    assert page.get_attribute("[data-who=flow]", "aria-pressed") == "true"
+    page.click("#exp-mean")
+    assert ink(page) != with_flow
+    page.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
+    page.wait_for_timeout(100)
+    assert ink(page) not in (before, with_flow)
+
+
+def test_every_listed_run_opens(page_of):
+    page = page_of()
+    keys = page.evaluate("() => eosExplorer.runs.map((run) => run.key)")
+    for index, key in enumerate(keys):
+        page.select_option("#exp-run", str(index))
+        page.wait_for_function("(key) => document.getElementById('explorer').dataset.ready === key", arg=key)
+        assert page.evaluate("() => eosExplorer.data.steps") > 1
+    assert not page.complaints.errors
+
+
+def test_on_a_phone_everything_is_inside(page_of):
+    page = page_of(viewport=PHONE)
+    assert page.evaluate("() => document.documentElement.scrollWidth") == PHONE["width"]
+    boxes = page.locator("#explorer > *").evaluate_all("all => all.map((each) => each.getBoundingClientRect().right)")
+    assert max(boxes) <= PHONE["width"]
