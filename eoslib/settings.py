@@ -133,7 +133,7 @@ _TABLE: dict[str, dict[str, dict]] = {
     "mlp-cifar10": _row(
         dict(dataset="cifar10", model="mlp", criterion="squared-error", kick=0.5, transport=50),
         test=dict(n=200, width=16, learning_rate=0.02, edge_steps=3000, tracked_steps=50, image_size=16),
-        quick=dict(n=1000, width=64, learning_rate=0.02, edge_steps=6000, tracked_steps=300, image_size=16),
+        quick=dict(n=1000, width=64, learning_rate=0.02, edge_steps=6000, tracked_steps=250, image_size=16),
         paper=dict(n=5000, width=200, learning_rate=0.02, edge_steps=6000, tracked_steps=1000),
     ),
 }
@@ -183,6 +183,8 @@ _THREE_RATES = _rates("mlp-cats-dogs", (0.06, 0.05, 0.04), (0.02, 0.01, 0.005), 
 NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
     "01_progressive_sharpening": _THREE_RATES,
     "02_edge_of_stability": _THREE_RATES,
+    "04_constrained_trajectory": (Run("mlp-cifar10"),),
+    "05_predicted_dynamics": (Run("mlp-cifar10"),),
 }
 
 

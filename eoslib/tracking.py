@@ -206,7 +206,7 @@ class Options(NamedTuple):
         transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient a step).
         restart: Whether the predictions start afresh from gradient descent once a cycle (where y turns positive).
         start: The predictions start where |x| first exceeds this fraction of δ: below, x is rounding.
-        kick: Gradient descent and flow start at θ moved along u by this fraction of δ.
+        kick: Gradient descent starts at θ moved along u by this fraction of δ (the flow, which would undo it within a step, at θ).
         chunk: Steps between looks at the host, and the flow's interval.
         strided: Steps between the costly diagnostics, a multiple of ``chunk``; 0 switches them off.
     """
@@ -358,11 +358,12 @@ def _start(objective: Objective, theta, eigenvector, learning_rate: float, kick:
     projection = project(objective, theta, eigenvector, learning_rate)
     u = projection.geometry.eigenvector
     delta = jnp.sqrt(jnp.maximum(projection.geometry.delta_squared, 0))
+    flow = dynamics.flow_start(objective, theta, u)
     theta = theta + (kick * delta * u).astype(theta.dtype)
     v = (theta - projection.theta).astype(objective.dtype)
     state = TrackState(
         descent=dynamics.DescentState(theta, u, u),
-        flow=dynamics.flow_start(objective, theta, u),
+        flow=flow,
         constrained=dynamics.ConstrainedState(projection.theta, u),
         predicted=dynamics.PredictedState(v, jnp.vdot(u, v)),
         generalized=v,
