@@ -83,14 +83,6 @@ def content(pages: list[str]) -> list[str]:
     return [name for name in pages if not name.startswith("_modules/")]
 
 
-def test_accessible_in_light(open_page, pages):
-    page, wrong = None, []
-    for name in content(pages):
-        page = open_page(name, page, color_scheme="light")
-        wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page).response)]
-    assert not wrong
-
-
 CONTRAST = """() => {
   const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -114,22 +106,40 @@ CONTRAST = """() => {
 }"""
 
 
+def pale(name: str, seen: dict) -> list[str]:
+    """The text that stands out least, if by less than 4.5 (WCAG AA)."""
+    worst = seen["worst"]
+    weak = seen["count"] and worst["ratio"] < 4.5
+    return [f"{name}: contrast {worst['ratio']:.2f} of {worst['text']!r}"] if weak else []
+
+
+def light_rules(name: str) -> dict:
+    """The thousands of code words of the library reference, coloured as everywhere, would take axe 10 s."""
+    return {"rules": {"color-contrast": {"enabled": False}}} if name == "api.html" else {}
+
+
+def test_accessible_in_light(open_page, pages):
+    page, wrong = None, []
+    for name in content(pages):
+        page = open_page(name, page, color_scheme="light")
+        wrong += pale(name, page.evaluate(CONTRAST))
+        wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=light_rules(name)).response)]
+    assert not wrong
+
+
 def test_dark_theme_is_legible(open_page, pages):
-    """In dark: the page is dark, its text stands out by at least 4.5 (WCAG AA), and figures lie on a light card."""
+    """In dark the page is dark, its text stands out (by our measure and by axe's), and figures lie on a light card."""
     page, wrong, cards, texts = None, [], 0, 0
     for name in content(pages):
         page = open_page(name, page, color_scheme="dark")
         seen = page.evaluate(CONTRAST)
-        if seen["page"] > 0.05:
-            wrong.append(f"{name}: ground of luminance {seen['page']:.2f}")
-        if seen["count"] and seen["worst"]["ratio"] < 4.5:
-            wrong.append(f"{name}: contrast {seen['worst']['ratio']:.2f} of {seen['worst']['text']!r}")
+        wrong += [f"{name}: ground of luminance {seen['page']:.2f}"] if seen["page"] > 0.05 else []
+        wrong += pale(name, seen)
         wrong += [f"{name}: a figure on a ground of luminance {card:.2f}" for card in seen["cards"] if card < 0.7]
         cards, texts = cards + len(seen["cards"]), texts + seen["count"]
-        if name == "api.html":  # 10 s of axe for what the measure above has seen already
-            continue
-        only_contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
-        wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=only_contrast).response)]
+        if name != "api.html":
+            rule = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+            wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=rule).response)]
     assert not wrong
     assert cards
     assert texts > 100
