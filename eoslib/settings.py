@@ -185,6 +185,7 @@ NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
     "02_edge_of_stability": _THREE_RATES,
     "04_constrained_trajectory": (Run("mlp-cifar10"),),
     "05_predicted_dynamics": (Run("mlp-cifar10"),),
+    "07_assumptions": (Run("mlp-cifar10"),),
 }
 
 
