@@ -84,7 +84,7 @@
         this.buttons[id].addEventListener("click", action);
         steps.append(this.buttons[id]);
       }
-      this.values = element("div", { class: "exp-table" });
+      this.values = element("div", { class: "exp-table", tabindex: 0, role: "region", "aria-label": "Values at the step" });
       this.summary = element("div", { class: "exp-table" });
       this.live = element("p", { class: "exp-sr", role: "status", "aria-live": "polite", id: "exp-live" });
       this.root.replaceChildren(
@@ -277,7 +277,7 @@
     /** Every curve at the cursor, one row for each trajectory. */
     tabulate() {
       const t = this.cursor;
-      const head = element("tr", {}, element("th", { scope: "col" }), ...this.panels.map((panel) => element("th", { scope: "col" }, panel.id)));
+      const head = element("tr", {}, element("th", { scope: "col" }, "curve"), ...this.panels.map((panel) => element("th", { scope: "col" }, panel.id)));
       const rows = WHO.filter((who) => this.there.has(who)).map((who) => {
         const cells = this.panels.map((panel) => {
           const curve = panel.curves.find(([name, whose]) => whose === who && name in this.data.series);

@@ -148,7 +148,7 @@
     function describe(id) {
       const work = id === "paper" ? data.paper : works.get(id);
       panel.replaceChildren();
-      panel.append(element("p", { class: "lit-theme" }, work.theme || "The paper"), element("h3", {}, work.title),
+      panel.append(element("p", { class: "lit-theme" }, work.theme || "The paper"), element("h2", {}, work.title),
         element("p", { class: "lit-by" }, work.authors), element("p", { class: "lit-by" }, work.where));
       if (work.relation) {
         panel.append(element("p", { class: "lit-told" },

@@ -104,7 +104,7 @@ def test_click_shows_the_details(literature, data):
     for work in (data["works"][19], data["works"][71]):
         page.mouse.click(*on_screen(page, work["id"]))
         page.wait_for_function(
-            "(t) => document.querySelector('#literature-panel h3').textContent === t", arg=work["title"]
+            "(t) => document.querySelector('#literature-panel h2').textContent === t", arg=work["title"]
         )
         panel = page.locator("#literature-panel").inner_text()
         assert all(author in panel for author in work["authors"])
@@ -171,7 +171,7 @@ def test_keyboard_goes_from_the_list_to_the_graph(literature, data):
     page.focus(f"#{work['id']} .lit-show")
     page.keyboard.press("Enter")
     assert page.evaluate("() => eosLiterature.network.getSelectedNodes()") == [work["id"]]
-    assert page.locator("#literature-panel[aria-live=polite] h3").inner_text() == work["title"]
+    assert page.locator("#literature-panel[aria-live=polite] h2").inner_text() == work["title"]
 
 
 def test_filter_by_relation(literature, data):
