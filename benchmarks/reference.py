@@ -234,8 +234,8 @@ def tracked_step(objective: Objective, state: State, learning_rate: float) -> tu
         "flow_distance": jnp.linalg.norm(state.flow - state.constrained),
         "flow_gd_distance": jnp.linalg.norm(state.flow - state.descent),
     }
-    return State(state.descent - learning_rate * gradient.astype(state.descent.dtype), flow, constrained, predicted, there,
-                 descent_eigenvector, flow_eigenvector), values  # fmt: skip
+    descent = _moved(state.descent, -learning_rate * gradient)
+    return State(descent, flow, constrained, predicted, there, descent_eigenvector, flow_eigenvector), values
 
 
 def track(objective: Objective, state: State, learning_rate: float, steps: int) -> tuple[State, dict[str, np.ndarray]]:
