@@ -34,7 +34,7 @@ test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS)
 
 lint: environment
-	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify notebooks/*.ipynb
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
 
 bench: environment
 	@exec $(VENV) benchmarks/run.py

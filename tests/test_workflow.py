@@ -151,7 +151,7 @@ def command(project: pathlib.Path) -> list[str]:
 
 def call(project: pathlib.Path) -> dict[str, str]:
     """`make figures`: the jobs that ran, each with its reason."""
-    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     starts = [line.split(": ", 1) for line in told.stderr.splitlines() if ": " in line and ": done in" not in line]
     return dict(starts)
@@ -222,28 +222,28 @@ def test_killed_and_called_again(project):
     (project / "slow").touch()
     # The shell stands for make: the verb is its child.
     shell = subprocess.Popen(["sh", "-c", f"{' '.join(command(project))}; true"], env=surroundings(project))
-    wait_for(lambda: running_jobs(project), 30)
-    second = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=30)
+    wait_for(lambda: running_jobs(project), 60)
+    second = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert "Another make is at work in this folder (process " in second.stderr
     assert "Traceback" not in second.stderr
     shell.kill()
     shell.wait()
-    wait_for(lambda: not working(project), 5)
+    wait_for(lambda: not working(project), 15)
     assert list((project / ".snakemake" / "locks").iterdir()), "the kill should leave Snakemake's lock behind"
 
     # Interrupted once more, this time politely, while the stale lock is cleared and the work goes on.
     verb = subprocess.Popen(command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: running_jobs(project), 30)
+    wait_for(lambda: running_jobs(project), 60)
     verb.send_signal(signal.SIGINT)
-    _, told = verb.communicate(timeout=20)
+    _, told = verb.communicate(timeout=60)
     assert verb.returncode == 130
     assert "continuing" in told
     assert "Stopped. `make figures SCALE=test` continues from here." in told
     assert not working(project)
 
     (project / "slow").unlink()
-    last = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
+    last = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=120)
     assert last.returncode == 0, last.stderr
     assert "notebook second: done in" in last.stderr
     assert "unlock" not in (told + last.stderr).lower()
@@ -252,7 +252,7 @@ def test_killed_and_called_again(project):
 
 def test_a_failing_cell_is_shown(project):
     edit(project / "notebooks" / "second.ipynb", "reporting.close(", "reporting.closed(")
-    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=60)
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=120)
     assert told.returncode == 1
     assert "has no attribute 'closed'" in told.stderr
     assert "notebook second: FAILED; its whole log is" in told.stderr
