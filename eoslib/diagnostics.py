@@ -73,8 +73,8 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
 
 
 @jax.jit
-def measure(objective: Objective, following: Following, state, learning_rate: float):
-    """Spectrum, tensor norms, non-worst-case ratios, the loss along u and the prediction's exact loss and sharpness at θ†_t.
+def measure(objective: Objective, following: Following, state, learning_rate):
+    """Spectrum, tensor norms, non-worst-case ratios, the loss along u and the prediction's exact loss and sharpness.
 
     Args:
         objective: The loss.
@@ -87,7 +87,9 @@ def measure(objective: Objective, following: Following, state, learning_rate: fl
     u = geometry.eigenvector
     vectors = following.vectors.at[0].set(u)
     pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), vectors, tolerance=1e-2, max_products=60 * PAIRS)
-    rho3, third = tensor_norm(objective, theta, following.third + 0.1 * geometry.perpendicular / geometry.perpendicular.max(), 3)
+    rho3, third = tensor_norm(
+        objective, theta, following.third + 0.1 * geometry.perpendicular / geometry.perpendicular.max(), 3
+    )
     rho4, fourth = tensor_norm(objective, theta, following.fourth, 4)
 
     def unit_across(w):

@@ -1,7 +1,7 @@
 """One-step maps: gradient descent, gradient flow, the constrained trajectory, and the predicted dynamics.
 
-Every map is pure; loops, progress bars and files are elsewhere.  Symbols are those of arXiv 2209.15594: θ† the constrained
-trajectory, v = θ − θ† the displacement, x = u·v, y = ∇S⊥·v, δ² = 2α/β.
+Every map is pure; loops, progress bars and files are elsewhere.  Symbols are those of arXiv 2209.15594: θ† the
+constrained trajectory, v = θ − θ† the displacement, x = u·v, y = ∇S⊥·v, δ² = 2α/β.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def gradient_descent_step(
     theta = state.theta - learning_rate * gradient.astype(state.theta.dtype)
 
     def refine(_):
-        pairs = leading_eigenpair(
-            lambda v: objective.hvp(state.theta, v), u, tolerance=tolerance / 2, max_products=100
-        )
+        pairs = leading_eigenpair(lambda v: objective.hvp(state.theta, v), u, tolerance=tolerance / 2, max_products=100)
         return pairs.values[0], pairs.residuals[0], pairs.vectors[0], pairs.products + 1
 
     def keep(_):
@@ -91,8 +89,10 @@ def flow_start(objective: Objective, theta, eigenvector) -> FlowState:
 
 
 def _chebyshev_step(force, theta, f0, h, stages):
-    """One step of the second-order Runge–Kutta–Chebyshev method with a traced number of stages (Sommeijer, Shampine,
-    Verwer 1998): stable for h·ρ up to 0.65·stages²."""
+    """One step of the second-order Runge–Kutta–Chebyshev method: stable for h·ρ up to 0.65·stages² (a traced number).
+
+    Source: Sommeijer, Shampine and Verwer, 1998.
+    """
     s = stages.astype(theta.dtype)
     w0 = 1 + (2 / 13) / (s * s)
     root = jnp.sqrt(w0 * w0 - 1)
@@ -104,7 +104,7 @@ def _chebyshev_step(force, theta, f0, h, stages):
         return 2 * w0 * t1 - t2, 2 * w0 * d1 - d2 + 2 * t1, 2 * w0 * dd1 - dd2 + 4 * d1
 
     one, zero = jnp.ones_like(w0), jnp.zeros_like(w0)
-    t2, d2, dd2 = chebyshev(w0, one, one, zero, zero, zero)
+    _, d2, dd2 = chebyshev(w0, one, one, zero, zero, zero)
     b2 = dd2 / (d2 * d2)
     first = theta + (b2 * w1 * h) * f0
     carry = (jnp.full((), 2, jnp.int32), theta, first, (one, w0, zero, one, zero, zero), b2, b2)
@@ -213,9 +213,9 @@ def constrained_step(
 ) -> tuple[ConstrainedState, ConstrainedRecord, Float[Array, "k p"]]:
     """θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector, with one centre a step.
 
-    At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearised, S + ∇S·Δ and (1 − ηS) u·∇L, and
-    both conditions of M are restored in the same move.  What is left is second order and the next step removes it; where
-    it exceeds the tolerance, rounds of the projection come first.
+    At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearised, S + ∇S·Δ and (1 − ηS) u·∇L,
+    and both conditions of M are restored in the same move.  What is left is second order and the next step removes it;
+    where it exceeds the tolerance, rounds of the projection come first.
 
     Args:
         objective: The loss.
@@ -238,7 +238,9 @@ def constrained_step(
         moved = theta + restoring_move(geometry, learning_rate).astype(theta.dtype)
         return jnp.where(again, moved, theta), geometry.improved_eigenvector, geometry, products, again, rounds + 1
 
-    shapes = jax.eval_shape(lambda *args: local_geometry_and_products(objective, *args), state.theta, state.eigenvector, vs)
+    shapes = jax.eval_shape(
+        lambda *args: local_geometry_and_products(objective, *args), state.theta, state.eigenvector, vs
+    )
     geometry, products = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     start = state.eigenvector.astype(objective.dtype)
     carry = (state.theta, start, geometry, products, jnp.ones((), bool), jnp.zeros((), jnp.int32))
@@ -367,9 +369,7 @@ def constrained_gradient_descent(learning_rate: float, *, seed: int = 0) -> opta
             raise ValueError("constrained_gradient_descent needs update(grads, state, params, loss_fn=loss_fn)")
         objective = Objective.create(loss_fn, params)
         theta = objective.ravel(params)
-        following, record, _ = constrained_step(
-            objective, ConstrainedState(theta, state.eigenvector), learning_rate
-        )
+        following, record, _ = constrained_step(objective, ConstrainedState(theta, state.eigenvector), learning_rate)
         move = objective.unravel(following.theta - theta)
         return move, ConstrainedTransformState(following.eigenvector, record.geometry.sharpness, record.active)
 

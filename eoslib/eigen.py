@@ -1,7 +1,7 @@
 """Leading (largest algebraic) eigenpairs of a symmetric operator that is known only through products.
 
-LOBPCG that keeps the images of its basis: an iteration for k pairs applies the operator to k vectors and no more, so that a
-start from a neighbouring problem is checked and improved at about one product a pair.
+LOBPCG that keeps the images of its basis: an iteration for k pairs applies the operator to k vectors and no more, so
+that a start from a neighbouring problem is checked and improved at about one product a pair.
 
 >>> import jax.numpy as jnp
 >>> pairs = leading_eigenpairs(lambda v: jnp.array([-100.0, 9.0]) * v, jnp.ones((1, 2)))
@@ -108,7 +108,8 @@ def leading_eigenpairs(
 ) -> EigenPairs:
     """The k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighbouring problem.
 
-    The largest ALGEBRAIC eigenvalues are sought: for the spectrum {−100, 9} the answer is 9.  The value's error is second
+    The largest ALGEBRAIC eigenvalues are sought: for the spectrum {−100, 9} the answer is 9.  The value's error is
+    second
     order in the residual r: at most ‖r‖, and about ‖r‖²/(λ₁ − λ₂) where λ₁ is separated.  A start that is orthogonal to
     the leading eigenvector cannot be told from one that has found it: start cold ones at random.
 
@@ -123,7 +124,8 @@ def leading_eigenpairs(
         EigenPairs, with a status in words through :class:`EigenStatus`.
 
     Raises:
-        ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can resolve,
+        ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can
+        resolve,
             or ``max_products`` is smaller than k.
 
     Source:
@@ -154,7 +156,9 @@ def leading_eigenpairs(
 
     def unfinished(state):
         values, *_, norms, products = state
-        return jnp.any(norms > tolerance * jnp.abs(values)) & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
+        return (
+            jnp.any(norms > tolerance * jnp.abs(values)) & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
+        )
 
     def iterate(state):
         values, vectors, images, steps, step_images, _, products = state
@@ -181,5 +185,5 @@ def leading_eigenpairs(
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
-    """:func:`leading_eigenpairs` for one pair: one product an iteration; arrays keep their leading axis of length one."""
+    """:func:`leading_eigenpairs` for one pair: one product an iteration; arrays keep a leading axis of one."""
     return leading_eigenpairs(matvec, start[None], **options)

@@ -34,7 +34,7 @@ class LocalGeometry(NamedTuple):
 
     @property
     def improved_eigenvector(self) -> Float[Array, " p"]:
-        """∇²L u scaled to length one, its sign that of u: one power step, free of cost, to start the next solve from."""
+        """∇²L u scaled to length one, on the side of u: a power step, free of cost, to start the next solve."""
         return self.hvp * (jnp.sign(self.sharpness) / jnp.linalg.norm(self.hvp))
 
     @property
@@ -55,7 +55,7 @@ class LocalGeometry(NamedTuple):
 
     @property
     def delta_squared(self) -> Float[Array, ""]:
-        """δ² = 2α/β, the squared radius of the oscillation (length²); negative where α < 0: nothing pushes to the edge."""
+        """δ² = 2α/β, squared radius of the oscillation (length²); negative where α < 0: nothing pushes to the edge."""
         return 2 * self.alpha / self.beta
 
     @property
@@ -78,7 +78,6 @@ def local_geometry_and_products(
     max_products: int = 200,
 ) -> tuple[LocalGeometry, Float[Array, "k p"]]:
     """:func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
-
     dtype = objective.dtype
 
     # A loop, so that the expansion is compiled once: at the start; where that is stale, at the eigenvector refined.
@@ -118,10 +117,13 @@ def local_geometry(
         objective: The loss.
         theta: Point (p,).
         start: Vector (p,), not zero: the eigenvector of a neighbouring point; u keeps its sign.
-        **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its square over the
+        **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
+        square over the
             relative eigengap); ``max_products``, limit of one refinement.
     """
-    return local_geometry_and_products(objective, theta, start, jnp.zeros((0, objective.size), objective.dtype), **options)[0]
+    return local_geometry_and_products(
+        objective, theta, start, jnp.zeros((0, objective.size), objective.dtype), **options
+    )[0]
 
 
 class Sharpness(NamedTuple):
@@ -142,7 +144,9 @@ def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
 
 @jax.jit(static_argnames=("tolerance", "max_products"))
 def _solve(objective: Objective, theta, starts, tolerance, max_products):
-    pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), starts, tolerance=tolerance, max_products=max_products)
+    pairs = leading_eigenpairs(
+        lambda v: objective.hvp(theta, v), starts, tolerance=tolerance, max_products=max_products
+    )
     vector = pairs.vectors[0]
     image = objective.hvp(theta, vector)  # afresh: the solver's own images carry the rounding of its updates
     value = jnp.vdot(vector, image)
@@ -163,7 +167,8 @@ def sharpness(
     """The sharpness S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
 
     Args:
-        loss_fn: ``loss_fn(params, batch) -> scalar`` (``loss_fn(params)`` where ``batch`` is None), a mean over samples.
+        loss_fn: ``loss_fn(params, batch) -> scalar`` (``loss_fn(params)`` where ``batch`` is None), a
+            mean over samples.
         params: Pytree of floating-point arrays.
         batch: Pytree of arrays with a common leading axis: the whole data set, for a sharpness that is not a sample's.
         micro_batch: Samples evaluated at once, where the whole batch does not fit in memory; the result is the same.

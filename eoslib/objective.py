@@ -93,7 +93,7 @@ class Objective:
         elif micro_batch is not None:
             raise ValueError(f"micro_batch={micro_batch!r} needs a batch, got None")
         objective = cls(batch, loss_fn, unravel, flat.size, dtype, micro_batch)
-        shape = jax.eval_shape(objective.loss, flat).shape
+        shape = jax.eval_shape(lambda t: objective._evaluate(lambda f, x: f(x), t), flat).shape
         if shape != ():
             raise ValueError(f"loss_fn must return a scalar (a mean over samples), got shape {shape}")
         return objective
@@ -119,7 +119,9 @@ class Objective:
         n = jax.tree.leaves(self.batch)[0].shape[0]
         full, m = n // self.micro_batch, self.micro_batch
         pieces = jax.tree.map(lambda a: a[: full * m].reshape(full, m, *a.shape[1:]), self.batch)
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces)))
+        zero = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces))
+        )
 
         def add(total, piece):
             return jax.tree.map(lambda a, b: a + b * (m / n), total, on(piece)), None

@@ -1,13 +1,14 @@
 """Gradient descent at the edge of stability in two variables.
 
-Along the leading eigenvector u of the Hessian let x be the displacement from the constrained trajectory (a length) and y
-the excess of the sharpness over 2/η (a curvature).  A cubic model of the loss turns gradient descent into the map
+Along the leading eigenvector u of the Hessian let x be the displacement from the constrained trajectory (a length)
+and y the excess of the sharpness over 2/η (a curvature).  A cubic model of the loss turns gradient descent into the map
 
     x' = −(1 + ηy) x − η q x³,      y' = (1 − d) y + η (α − βx²/2)
 
-and, for small steps and q = d = 0, into the flow X' = XY, Y' = α − βX²/2 in τ = ηt with X = |x|.  Every closed form below
+and, for small steps and q = d = 0, into the flow X' = XY, Y' = α − βX²/2 in τ = ηt with X = |x|.  Every closed form
+below
 belongs to this flow unless it says otherwise.  Source: arXiv 2209.15594 (heuristic derivation of the cycle); orbit
-formulas, drift and damping threshold are derived in PAPER.md §2 from the same two equations.
+formulas, drift and damping threshold are derived for this project from the same two equations.
 
 >>> from eoslib import reduced
 >>> x, y = reduced.iterate(1e-3, 0.0, 500, learning_rate=0.02, alpha=1.0, beta=2.0)
@@ -63,14 +64,10 @@ def iterate(x, y, steps: int, **parameters) -> tuple[Array, Array]:
 
     start = (jnp.asarray(x, float), jnp.asarray(y, float))
     last, track = jax.lax.scan(step, start, length=steps)
-    return tuple(
-        jnp.concatenate([t, end[None]]) for t, end in zip(track, last, strict=True)
-    )
+    return tuple(jnp.concatenate([t, end[None]]) for t, end in zip(track, last, strict=True))
 
 
-def orbit(
-    x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12
-) -> tuple[Array, Array]:
+def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> tuple[Array, Array]:
     """The flow's (|x|, y) at increasing ``times`` τ = ηt ≥ 0, started from scalars (x ≠ 0, y) at τ = 0.
 
     Integrated in ln|x|, so that |x| stays positive over any number of decades.  ``tolerance`` is the solver's local
@@ -131,7 +128,7 @@ def damping_threshold(*, learning_rate, alpha):
 
 
 def _energy_gap(x0, alpha, beta):
-    """h − ½ = (X₀² − 1)/2 − ln X₀ ≥ 0 of a cycle through (x₀, 0), with X₀ = |x₀|/δ."""
+    """H − ½ = (X₀² − 1)/2 − ln X₀ ≥ 0 of a cycle through (x₀, 0), with X₀ = |x₀|/δ."""
     _positive(alpha=alpha, beta=beta, x0=jnp.abs(x0))
     ratio = jnp.abs(jnp.asarray(x0, float)) / radius(alpha=alpha, beta=beta)
     return jnp.maximum((ratio - 1) * (ratio + 1) / 2 - jnp.log(ratio), 0.0)
@@ -144,9 +141,7 @@ def peak_amplitude(x0, *, alpha, beta):
     monotonically; eight steps reach rounding for every X₀ (tested against scipy's Lambert W).  About δ√(2 ln(δ/|x₀|)).
     """
     gap = 2 * _energy_gap(x0, alpha, beta)  # s − ln(1 + s) = gap for s = z − 1
-    excess = (
-        jnp.sqrt(2 * gap) + gap
-    )  # an upper bound: Chatzigeorgiou, arXiv 1601.04895 (bounds on Lambert's W₋₁)
+    excess = jnp.sqrt(2 * gap) + gap  # an upper bound: Chatzigeorgiou, arXiv 1601.04895 (bounds on Lambert's W₋₁)
     for _ in range(8):
         slope = jnp.where(excess > 0, excess / (1 + excess), 1.0)
         excess = jnp.maximum(excess - (excess - jnp.log1p(excess) - gap) / slope, 0.0)
@@ -167,7 +162,8 @@ def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
     """Period in steps (not rounded) of the cycle through the scalar (x₀, 0), 0 < |x₀| < δ, by quadrature.
 
     w = ln X moves in the potential e^{2w}/2 − w, so the period is 2∫dw/√(2(E − V)) between the turning points; with
-    w = mean + half·sin φ the integrand is smooth and periodic in φ, and the midpoint rule converges faster than any power.
+    w = mean + half·sin φ the integrand is smooth and periodic in φ, and the midpoint rule converges faster than any
+    power.
     """
     delta = radius(alpha=alpha, beta=beta)
     low = jnp.log(jnp.abs(jnp.asarray(x0, float)) / delta)
@@ -204,6 +200,11 @@ class Stages(NamedTuple):
 def stages(x: ArrayLike, y: ArrayLike, delta: ArrayLike) -> Stages:
     """Cut a track into the four stages; works on the toy and on a real network's (x_t, y_t, δ_t).
 
+    Args:
+        x: Displacements (t,) along u.
+        y: Excess sharpness (t,).
+        delta: Radius δ, one number or (t,).
+
     The stages are the quadrants of (ln|x|/δ, y): 1 ends when y > 0, 2 when |x| > δ, 3 when y < 0, 4 when |x| < δ.  A
     stage ends once and only forwards, so that noise at a boundary cannot send the track back.
 
@@ -217,14 +218,10 @@ def stages(x: ArrayLike, y: ArrayLike, delta: ArrayLike) -> Stages:
     """
     x, y = np.abs(np.asarray(x, float)), np.asarray(y, float)
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
-        raise ValueError(
-            f"x and y must have one and the same shape (T,), T ≥ 1, got {x.shape} and {y.shape}"
-        )
+        raise ValueError(f"x and y must have one and the same shape (T,), T ≥ 1, got {x.shape} and {y.shape}")
     delta = np.broadcast_to(np.asarray(delta, float), x.shape)
     if not (np.all(np.isfinite(delta)) and np.all(delta > 0)):
-        raise ValueError(
-            f"delta must be positive and finite at every step, got a minimum of {np.min(delta)!r}"
-        )
+        raise ValueError(f"delta must be positive and finite at every step, got a minimum of {np.min(delta)!r}")
     leaves = np.stack([y > 0, x > delta, y < 0, x < delta])  # (4, T)
     current = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}[
         bool(x[0] > delta[0]), bool(y[0] > 0)
@@ -254,8 +251,8 @@ class ToyLoss(NamedTuple):
     """L(x, w) = ½(2/η + √β w)x² + s x³/6 + q x⁴/4 − (α/√β)w + ½λw², and −g z on a third coordinate if ``drift`` is set.
 
     θ = (x, w) or (x, w, z).  With y = √β·w and s = 0, gradient descent with step η is :func:`reduced_step` with damping
-    d = ηλ.  θ = 0 lies on the stable set's edge, with the given α, β and u = e_x; constrained gradient descent rests there,
-    or moves by ηg a step along z.  The paper's own toy is not known; this one is PAPER.md §4's.
+    d = ηλ.  θ = 0 lies on the stable set's edge, with the given α, β and u = e_x; constrained gradient descent rests
+    there, or moves by ηg a step along z.  The paper's own toy is not known; this one is the project's own.
     """
 
     learning_rate: float
@@ -270,9 +267,7 @@ class ToyLoss(NamedTuple):
         """The loss at θ of shape (2,), or (3,) with ``drift``."""
         x, w = theta[0], theta[1]
         valley = (
-            (2 / self.learning_rate + self.beta**0.5 * w) * x**2 / 2
-            + self.skew * x**3 / 6
-            + self.quartic * x**4 / 4
+            (2 / self.learning_rate + self.beta**0.5 * w) * x**2 / 2 + self.skew * x**3 / 6 + self.quartic * x**4 / 4
         )
         value = valley - self.alpha / self.beta**0.5 * w + self.stiffness * w**2 / 2
         return value if self.drift is None else value - self.drift * theta[2]
@@ -280,14 +275,8 @@ class ToyLoss(NamedTuple):
     def geometry(self, theta: Array) -> ToyGeometry:
         """Closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
         x, w, root = theta[0], theta[1], self.beta**0.5
-        along = (
-            2 / self.learning_rate + root * w + self.skew * x + 3 * self.quartic * x**2
-        )
-        slope = (
-            (2 / self.learning_rate + root * w) * x
-            + self.skew * x**2 / 2
-            + self.quartic * x**3
-        )
+        along = 2 / self.learning_rate + root * w + self.skew * x + 3 * self.quartic * x**2
+        slope = (2 / self.learning_rate + root * w) * x + self.skew * x**2 / 2 + self.quartic * x**3
         gradient = [slope, root * x**2 / 2 - self.alpha / root + self.stiffness * w]
         half = (along - self.stiffness) / 2
         excess = half + jnp.hypot(half, root * x)  # S − λ
@@ -314,12 +303,6 @@ class ToyLoss(NamedTuple):
 
     def constrained(self, steps: int) -> Array:
         """Constrained gradient descent from θ = 0, shape (steps + 1, p): at rest, or drifting along z."""
-        moved = (
-            self.learning_rate
-            * (self.drift or 0.0)
-            * jnp.arange(steps + 1, dtype=float)
-        )
+        moved = self.learning_rate * (self.drift or 0.0) * jnp.arange(steps + 1, dtype=float)
         still = jnp.zeros_like(moved)
-        return jnp.stack(
-            [still, still] + ([] if self.drift is None else [moved]), axis=1
-        )
+        return jnp.stack([still, still] + ([] if self.drift is None else [moved]), axis=1)

@@ -33,11 +33,13 @@ RATES = ("#0072B2", "#E69F00", "#6A3D9A", "#56B4E9")
 
 RELATIONS = ("equals", "at most", "at least")
 CLAIM_FIELDS = (
-    "id", "notebook", "sentence", "quantity", "predicted", "measured", "spread", "tolerance", "reason", "relation", "verdict", "scale", "seed",
+    "id", "notebook", "sentence", "quantity", "predicted", "measured", "spread", "tolerance", "reason",
+    "relation", "verdict", "scale", "seed",
 )  # fmt: skip
 FIGURE_FIELDS = ("id", "notebook", "svg", "png", "caption", "alt", "provenance")
 PROVENANCE_FIELDS = (
-    "setting", "scale", "seed", "commit", "library_digest", "versions", "device", "threads", "seconds", "data_hash", "date",
+    "setting", "scale", "seed", "commit", "library_digest", "versions", "device", "threads", "seconds",
+    "data_hash", "date",
 )  # fmt: skip
 
 
@@ -216,7 +218,7 @@ class Page:
         relation: str = "equals",
         paper: str = "",
         show: bool = True,
-    ) -> dict:
+    ) -> None:
         """Record a claim with its verdict, and show it.
 
         Args:
@@ -258,10 +260,10 @@ class Page:
             mark = "✓" if record["verdict"] == "holds" else "✗"
             sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
             self.say(
-                f"**{mark} The claim {record['verdict']}.** {record['sentence']} *{quantity}*: predicted {sign}{number(predicted)}, "
-                f"measured {number(measured)} (spread {number(spread)}, tolerance {number(tolerance)}: {record['reason']})."
+                f"**{mark} The claim {record['verdict']}.** {record['sentence']} *{quantity}*: predicted "
+                f"{sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
+                f"tolerance {number(tolerance)}: {record['reason']})."
             )
-        return record
 
     def close(self) -> None:
         """Write the records of this notebook in one stroke."""
@@ -315,4 +317,3 @@ def collect(scale: str) -> tuple[list[dict], list[dict]]:
     for kind, entries in gathered.items():
         _write_json(folder / f"{kind}.json", entries)
     return gathered["claims"], gathered["figures"]
-

@@ -63,15 +63,15 @@ class _WithoutDocstrings(ast.NodeTransformer):
     def generic_visit(self, node):
         super().generic_visit(node)
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                node.body = body[1:] or [ast.Pass()]
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = body[1:] or [ast.Pass()]
         return node
 
 
 @functools.cache
 def digest_of(*modules: str) -> str:
-    """SHA-256 (16 hex digits) of the code of some modules of the library; comments, layout and docstrings do not count."""
+    """SHA-256 (16 hex digits) of the code of some modules of the library; comments and docstrings do not count."""
     folder = pathlib.Path(__file__).parent
     code = (ast.unparse(_WithoutDocstrings().visit(ast.parse((folder / f"{name}.py").read_text()))) for name in modules)
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
@@ -109,7 +109,9 @@ def environment() -> dict[str, str | int]:
 def write(dataset: xr.Dataset, target: pathlib.Path) -> None:
     """Write a dataset to netCDF in one stroke: a reader sees the old file, or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    small = {name: {"zlib": True, "complevel": 5, "dtype": "float32"} for name in dataset.data_vars if dataset[name].ndim}
+    small = {
+        name: {"zlib": True, "complevel": 5, "dtype": "float32"} for name in dataset.data_vars if dataset[name].ndim
+    }
     for name in dataset.data_vars:
         if not np.issubdtype(dataset[name].dtype, np.floating):
             small[name] = {"zlib": True}
@@ -206,7 +208,9 @@ class _Checkpoints:
             return None
         leaves = [found["state"][name] for name in sorted(found["state"])]
         old, structure = jax.tree.flatten(template)
-        state = jax.tree.unflatten(structure, [jax.numpy.asarray(leaf, like.dtype) for leaf, like in zip(leaves, old, strict=True)])
+        state = jax.tree.unflatten(
+            structure, [jax.numpy.asarray(leaf, like.dtype) for leaf, like in zip(leaves, old, strict=True)]
+        )
         records = {name: list(values) for name, values in found.get("stacked", {}).items()}
         return state, records | {name: [values] for name, values in found["series"].items()}
 
@@ -215,7 +219,7 @@ class _Checkpoints:
 def _alone(folder: pathlib.Path):
     """Hold a folder's lock: a second process that computes the same run waits here, then finds it done."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as handle:
+    with open(folder.with_name(folder.name + ".lock"), "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -296,9 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tracked-steps", type=int)
     chosen = parser.parse_args(arguments)
     overrides = {
-        field: value
-        for field in ("learning_rate", "tracked_steps")
-        if (value := getattr(chosen, field)) is not None
+        field: value for field in ("learning_rate", "tracked_steps") if (value := getattr(chosen, field)) is not None
     }
     # Runs that differ in η or seed alone share their compiled programs.
     if jax.config.jax_compilation_cache_dir is None:
@@ -307,7 +309,10 @@ def main(arguments: list[str] | None = None) -> int:
     why = stale(setting, chosen.seed)
     print(f"{setting.key(chosen.seed)} ({setting.scale}): {why or 'already computed'}", file=sys.stderr)
     data = compute(setting, chosen.seed, progress=sys.stderr.isatty())
-    print(f"{data.attrs['status']} (step {data.attrs['instability_step']}); {data.attrs['seconds']:.0f} s", file=sys.stderr)
+    print(
+        f"{data.attrs['status']} (step {data.attrs['instability_step']}); {data.attrs['seconds']:.0f} s",
+        file=sys.stderr,
+    )
     return 0
 
 

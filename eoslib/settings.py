@@ -1,8 +1,8 @@
 """The one table of named experiments.
 
 A :class:`Setting` says everything that a run depends on besides its seed: data, network, criterion, learning rate and
-lengths.  Each named experiment has three scales: ``paper`` (published sizes), ``quick`` (what a newcomer and CI run) and
-``test`` (still smaller, for the test suite).  Nothing here imports JAX, so that the task graph can read it cheaply.
+lengths.  Each named experiment has three scales: ``paper`` (published sizes), ``quick`` (what a newcomer and CI run)
+and ``test`` (still smaller, for the test suite).  Nothing here imports JAX, so that the task graph can read it cheaply.
 
 >>> get("mlp-cats-dogs", "quick").learning_rate
 0.01
@@ -122,7 +122,7 @@ def _row(common: dict, *, test: dict, quick: dict, paper: dict) -> dict[str, dic
     return {"test": common | test, "quick": common | quick, "paper": common | paper}
 
 
-# Chosen so that the edge is met soon and ε = η√α stays small (PAPER.md: theory's regime); see the settings chapter.
+# Chosen so that the edge is met soon and ε = η√α stays small (the theory's regime).
 _TABLE: dict[str, dict[str, dict]] = {
     "mlp-cats-dogs": _row(
         dict(dataset="cats-dogs", model="mlp", criterion="squared-error", kick=0.5),
@@ -167,9 +167,11 @@ class Run:
     seed_offset: int = 0
 
     def setting(self, scale: str) -> Setting:
+        """Its setting at a scale."""
         return get(self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {}))
 
     def key(self, scale: str, seed: int) -> str:
+        """Its name at a scale, for the seed that the whole build was asked for."""
         return self.setting(scale).key(seed + self.seed_offset)
 
 

@@ -72,7 +72,7 @@ def violation(geometry: LocalGeometry, learning_rate) -> Violation:
 
 
 def sharpness_correction(geometry: LocalGeometry, excess) -> Float[Array, " p"]:
-    """Shortest move orthogonal to u that lowers the linearised sharpness by ``excess`` (a curvature), where positive."""
+    """Shortest move orthogonal to u that lowers the linearised sharpness by a positive ``excess`` (curvature)."""
     beta = geometry.beta
     return -jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0) * geometry.perpendicular
 
@@ -134,13 +134,15 @@ def project(
 
     def status_of(theta, geometry):
         off = violation(geometry, learning_rate)
-        tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(geometry.sharpness) * resolution * (
-            jnp.linalg.norm(theta).astype(objective.dtype)
-        )
+        tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(
+            geometry.sharpness
+        ) * resolution * (jnp.linalg.norm(theta).astype(objective.dtype))
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
         status = jnp.where(
             feasible,
-            jnp.where(geometry.sharpness < edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY),
+            jnp.where(
+                geometry.sharpness < edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY
+            ),
             ProjectionStatus.ROUND_LIMIT,
         )
         status = jnp.where(~feasible & (geometry.sharpness <= 0), ProjectionStatus.NO_VALLEY, status)

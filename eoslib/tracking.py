@@ -1,6 +1,7 @@
-"""Find the instability, then advance gradient descent, gradient flow, the constrained trajectory and its predictions together.
+"""Find the instability, then advance gradient descent, flow, the constrained trajectory and predictions together.
 
-Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures what is costly
+Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures
+what is costly
 (:mod:`eoslib.diagnostics`) and saves a checkpoint.  Positions are float64, derivatives as the objective says.
 """
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from eoslib import diagnostics, dynamics
 from eoslib.geometry import local_geometry, random_direction
@@ -39,7 +40,7 @@ class EdgeStatus(enum.IntEnum):
         """The status in words."""
         return (
             "reached: the sharpness crossed 2/η at the last step recorded",
-            "the sharpness is above 2/η at the start: lower the learning rate or warm it up to see progressive sharpening",
+            "the sharpness is above 2/η at the start: lower the learning rate, or warm it up, to see it sharpen",
             "not reached: the sharpness stayed below 2/η for all steps allowed",
             "diverged: the loss is no longer finite, or a million times its first value",
         )[self]
@@ -206,8 +207,8 @@ class Options(NamedTuple):
         transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient a step).
         restart: Whether the predictions start afresh from gradient descent once a cycle (where y turns positive).
         start: The predictions start where |x| first exceeds this fraction of δ: below, x is rounding.
-        kick: Gradient descent starts at θ moved along u by this fraction of δ (the flow, which would undo it within a step, at θ).
-        chunk: Steps between looks at the host, and the flow's interval.
+        kick: Gradient descent starts at θ moved along u by this fraction of δ (the flow, which would undo it within a
+        step, at θ). chunk: Steps between looks at the host, and the flow's interval.
         strided: Steps between the costly diagnostics, a multiple of ``chunk``; 0 switches them off.
     """
 
@@ -221,7 +222,10 @@ class Options(NamedTuple):
     strided: int = 0
 
 
-def _step(objective: Objective, state: TrackState, learning_rate: float, options: Options, flow_at):
+DEFAULT = Options()
+
+
+def _step(objective: Objective, state: TrackState, learning_rate, options: Options, flow_at):
     """One step of every trajectory but the flow, whose positions ``flow_at(step)`` interpolates."""
     wide = state.descent.theta.dtype
     before = (state.descent.theta - state.constrained.theta).astype(objective.dtype)
@@ -312,12 +316,21 @@ def _step(objective: Objective, state: TrackState, learning_rate: float, options
         started = started & ~((state.last_y < 0) & (y >= 0))
     values = {name: value.astype(wide) for name, value in values.items()}
     following = TrackState(
-        descent, state.flow, constrained, predicted, generalized, transported, transported_beta, started, y, state.step + 1
+        descent,
+        state.flow,
+        constrained,
+        predicted,
+        generalized,
+        transported,
+        transported_beta,
+        started,
+        y,
+        state.step + 1,
     )
     return following, values
 
 
-def _hermite(before: dynamics.FlowState, after: dynamics.FlowState, start, length: int, learning_rate: float):
+def _hermite(before: dynamics.FlowState, after: dynamics.FlowState, start, length: int, learning_rate):
     """Cubic interpolation of the flow's position and loss within one interval, from their derivatives at its ends."""
     duration = length * learning_rate
 
@@ -338,13 +351,17 @@ def _hermite(before: dynamics.FlowState, after: dynamics.FlowState, start, lengt
 
 
 @jax.jit(static_argnames=("length", "options"))
-def _advance(objective: Objective, state: TrackState, learning_rate: float, length: int, options: Options):
+def _advance(objective: Objective, state: TrackState, learning_rate, length: int, options: Options):
     """One chunk: the flow over the whole interval, then ``length`` steps of everything else."""
     flow_at, strided = None, {}
     if options.flow:
         flow, record = dynamics.gradient_flow(objective, state.flow, length * learning_rate)
         flow_at = _hermite(state.flow, flow, state.step, length, learning_rate)
-        strided = {"flow_sharpness": record.sharpness, "flow_gradients": record.gradients, "flow_rejected": record.rejected}
+        strided = {
+            "flow_sharpness": record.sharpness,
+            "flow_gradients": record.gradients,
+            "flow_rejected": record.rejected,
+        }
         strided = {name: value.astype(jnp.float64) for name, value in strided.items()}
         state = state._replace(flow=flow)
     state, series = jax.lax.scan(
@@ -354,7 +371,7 @@ def _advance(objective: Objective, state: TrackState, learning_rate: float, leng
 
 
 @jax.jit
-def _start(objective: Objective, theta, eigenvector, learning_rate: float, kick: float):
+def _start(objective: Objective, theta, eigenvector, learning_rate, kick):
     projection = project(objective, theta, eigenvector, learning_rate)
     u = projection.geometry.eigenvector
     delta = jnp.sqrt(jnp.maximum(projection.geometry.delta_squared, 0))
@@ -383,7 +400,7 @@ def track_from(
     learning_rate: float,
     *,
     steps: int,
-    options: Options = Options(),
+    options: Options = DEFAULT,
     progress: bool = True,
     restore: Callable[[Any], tuple[Any, dict] | None] | None = None,
     save: Callable[[Any, dict], None] | None = None,
@@ -486,7 +503,7 @@ def track(
     steps: int,
     edge_steps: int = 10_000,
     micro_batch: int | None = None,
-    options: Options = Options(),
+    options: Options = DEFAULT,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -506,8 +523,8 @@ def track(
 
     Returns:
         Dataset of :func:`track_from` joined with the approach (``approach_loss`` on ``approach_step``, ``check_*`` on
-        ``check``); attributes ``status`` (worded) and ``instability_step``.  Where the edge is not reached, it holds the
-        approach alone.
+        ``check``); attributes ``status`` (worded) and ``instability_step``.  Where the edge is not reached, it holds
+        the approach alone.
 
     Raises:
         ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`find_instability` and :func:`track_from`.
@@ -516,16 +533,23 @@ def track(
         objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
         theta = objective.ravel(params)
     return run(
-        objective, theta, learning_rate, steps=steps, edge_steps=edge_steps, options=options, seed=seed, progress=progress
+        objective,
+        theta,
+        learning_rate,
+        steps=steps,
+        edge_steps=edge_steps,
+        options=options,
+        seed=seed,
+        progress=progress,
     )
 
 
-def run(objective, theta, learning_rate, *, steps, edge_steps, options=Options(), seed=0, progress=True, approach=None, **io):
+def run(
+    objective, theta, learning_rate, *, steps, edge_steps, options=DEFAULT, seed=0, progress=True, approach=None, **io
+):
     """:func:`find_instability`, then :func:`track_from` where it was reached; see :func:`track` for the result."""
     if approach is None:
-        approach = find_instability(
-            objective, theta, learning_rate, max_steps=edge_steps, seed=seed, progress=progress
-        )
+        approach = find_instability(objective, theta, learning_rate, max_steps=edge_steps, seed=seed, progress=progress)
     data = xr.Dataset(
         {"approach_loss": ("approach_step", approach.loss.astype(np.float64))}
         | {f"check_{name}": ("check", values) for name, values in approach.checks.items()},
@@ -533,9 +557,19 @@ def run(objective, theta, learning_rate, *, steps, edge_steps, options=Options()
     )
     if approach.status in (EdgeStatus.REACHED, EdgeStatus.AT_START) and steps:
         tracked = track_from(
-            objective, approach.theta, approach.eigenvector, learning_rate, steps=steps, options=options, progress=progress, **io
+            objective,
+            approach.theta,
+            approach.eigenvector,
+            learning_rate,
+            steps=steps,
+            options=options,
+            progress=progress,
+            **io,
         )
         data = data.merge(tracked, combine_attrs="override").assign_attrs(tracked.attrs)
     return data.assign_attrs(
-        status=approach.status.message, instability_step=approach.step, learning_rate=learning_rate, edge=2 / learning_rate
+        status=approach.status.message,
+        instability_step=approach.step,
+        learning_rate=learning_rate,
+        edge=2 / learning_rate,
     )

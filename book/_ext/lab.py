@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 PAGE = "lab"
 
-#: The run that the still figure shows: the toy of PAPER.md §4 with a weak damping, one cycle and a bit.
+#: The run that the still figure shows: the project's own toy with a weak damping, one cycle and a bit.
 STILL = {
     "learning_rate": 0.05,
     "alpha": 1.0,
