@@ -200,16 +200,12 @@ class Stages(NamedTuple):
 def stages(x: ArrayLike, y: ArrayLike, delta: ArrayLike) -> Stages:
     """Cut a track into the four stages; works on the toy and on a real network's (x_t, y_t, δ_t).
 
-    Args:
-        x: Displacements (t,) along u.
-        y: Excess sharpness (t,).
-        delta: Radius δ, one number or (t,).
-
     The stages are the quadrants of (ln|x|/δ, y): 1 ends when y > 0, 2 when |x| > δ, 3 when y < 0, 4 when |x| < δ.  A
     stage ends once and only forwards, so that noise at a boundary cannot send the track back.
 
     Args:
-        x, y: Shape (T,).
+        x: Displacements along u, shape (T,).
+        y: Excess sharpness, shape (T,).
         delta: Radius δ, a scalar or shape (T,).
 
     Raises:

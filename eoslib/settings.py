@@ -185,6 +185,7 @@ _THREE_RATES = _rates("mlp-cats-dogs", (0.06, 0.05, 0.04), (0.02, 0.01, 0.005), 
 NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
     "01_progressive_sharpening": _THREE_RATES,
     "02_edge_of_stability": _THREE_RATES,
+    "03_self_stabilization": (Run("mlp-cifar10"),),
     "04_constrained_trajectory": (Run("mlp-cifar10"),),
     "05_predicted_dynamics": (Run("mlp-cifar10"),),
     "07_assumptions": (Run("mlp-cifar10"),),
