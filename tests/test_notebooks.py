@@ -1,4 +1,4 @@
-"""Every notebook runs by papermill at test scale, on the data in the repository, and records what the schema asks for."""
+"""Every notebook runs by papermill at test scale, on the data in the repository, and keeps to the schema."""
 
 import json
 import os

@@ -19,7 +19,7 @@ def home(tmp_path, monkeypatch):
 def small(setting, seed):
     data = xr.Dataset({name: ("n", np.arange(3.0)) for name in results.REQUIRED_VARIABLES})
     known = {"setting_digest": setting.digest(), "library_digest": results.library_digest(), "scale": setting.scale}
-    return data.assign_attrs({name: "?" for name in results.REQUIRED_ATTRIBUTES} | known)
+    return data.assign_attrs(dict.fromkeys(results.REQUIRED_ATTRIBUTES, "?") | known)
 
 
 def test_a_run_file_serves_until_setting_or_code_changes(home, monkeypatch):
