@@ -128,7 +128,8 @@ rule collect:
 rule book:
     input:
         rules.figures.input,
-        # The claims table sets another recorded scale beside the one shown.
+        # The explorer shows recorded runs; the claims table sets another recorded scale beside the one shown.
+        sorted((RESULTS.parent / "paper").glob("*.nc")),
         [file for file in (RESULTS.parent / "paper" / "claims.json", RESULTS.parent / "paper" / "figures.json") if file.exists()],
     output:
         # The old book stays readable until the new one stands.
