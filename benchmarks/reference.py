@@ -163,15 +163,16 @@ def predicted_step(objective: Objective, theta, here: Point, v, next_eigenvector
     return moved - (1 + learning_rate * y) * x * next_eigenvector
 
 
-def start(objective: Objective, theta, eigenvector, learning_rate: float, *, constrained=None) -> State:
+def start(objective: Objective, theta, eigenvector, learning_rate: float, *, constrained=None, flow=None) -> State:
     """All trajectories at the instability.
 
     Args:
         objective: The loss.
-        theta: Where gradient descent and flow start (p,).
+        theta: Where gradient descent starts (p,).
         eigenvector: Start (p,) for the eigen-solves.
         learning_rate: Step size η.
         constrained: θ†_0; by default the projection of θ.
+        flow: Where gradient flow starts; by default θ.
     """
     theta = jnp.asarray(theta, jnp.float64)
     u = jnp.asarray(eigenvector, objective.dtype)
@@ -181,7 +182,8 @@ def start(objective: Objective, theta, eigenvector, learning_rate: float, *, con
         constrained = jnp.asarray(constrained, jnp.float64)
         here = measure(objective, constrained, u)
     v = (theta - constrained).astype(objective.dtype)
-    return State(theta, theta, constrained, v, here, here.eigenvector, here.eigenvector)
+    flow = theta if flow is None else jnp.asarray(flow, jnp.float64)
+    return State(theta, flow, constrained, v, here, here.eigenvector, here.eigenvector)
 
 
 def tracked_step(objective: Objective, state: State, learning_rate: float) -> tuple[State, dict[str, Array]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import datetime
 import json
@@ -147,7 +148,7 @@ def instability(size: Size) -> Edge:
 
 
 def library_start(edge: Edge) -> Start:
-    """The library's state at the instability: gradient descent and flow moved by the setting's kick, θ† projected."""
+    """The library's state at the instability: gradient descent moved along u by the setting's kick, θ† projected."""
     options = tracking.Options(kick=edge.setting.kick)
     state, _ = tracking._start(edge.objective, edge.theta, edge.eigenvector, edge.setting.learning_rate, options.kick)
     return Start(edge.setting, edge.objective, state, options)
@@ -162,6 +163,7 @@ def reference_start(start: Start) -> reference.State:
         state.constrained.eigenvector,
         start.setting.learning_rate,
         constrained=state.constrained.theta,
+        flow=state.flow.theta,
     )
 
 
@@ -191,11 +193,13 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
 
     jax.block_until_ready(step())
     peak, running = peak_rss(), None
-    with contextlib.suppress(OSError):  # Linux: forget the peak, which compiling may have made, and step once more
+    with contextlib.suppress(OSError, AttributeError):
+        # Linux with glibc: hand back the heap that compiling left behind, forget the peak, and step once more.
+        ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         jax.block_until_ready(step())
         running = peak_rss()
-    return {"before": before, "peak": peak, "peak_without_compiling": running}
+    return {"before": before, "peak": peak, "peak_once_compiled": running}
 
 
 def memory(small: bool) -> dict[str, dict[str, int | None]]:
@@ -424,6 +428,7 @@ def measure(size: Size) -> dict:
     used = memory(size is SMALL)
     unit = evaluated["gradient"]
     machine = results.environment()
+    compiled = [used[side]["peak_once_compiled"] for side in ("eoslib", "reference")]
     found = {
         "gradient_s": unit,
         "hvp_gradients": evaluated["hvp"] / unit,
@@ -433,6 +438,7 @@ def measure(size: Size) -> dict:
         "constrained_step_ratio": constrained["reference"] / constrained["eoslib"],
         "tracked_step_ratio": tracked["reference_s"] / tracked["eoslib_s"],
         "peak_rss_ratio": used["eoslib"]["peak"] / used["reference"]["peak"],
+        "peak_rss_once_compiled_ratio": compiled[0] / compiled[1] if all(compiled) else None,
         "matmul_share": operations / unit / peak,
         "max_constraint_violation": tracked["max_violation"],
         "constrained_loss_difference": tracked["loss_difference"],
