@@ -125,8 +125,7 @@ def leading_eigenpairs(
 
     Raises:
         ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can
-        resolve,
-            or ``max_products`` is smaller than k.
+            resolve, or ``max_products`` is smaller than k.
 
     Source:
         Knyazev's locally optimal block preconditioned conjugate gradients, without preconditioner.

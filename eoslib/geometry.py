@@ -118,8 +118,7 @@ def local_geometry(
         theta: Point (p,).
         start: Vector (p,), not zero: the eigenvector of a neighbouring point; u keeps its sign.
         **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
-        square over the
-            relative eigengap); ``max_products``, limit of one refinement.
+            square over the relative eigengap); ``max_products``, limit of one refinement.
     """
     return local_geometry_and_products(
         objective, theta, start, jnp.zeros((0, objective.size), objective.dtype), **options

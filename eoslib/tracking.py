@@ -1,8 +1,7 @@
 """Find the instability, then advance gradient descent, flow, the constrained trajectory and predictions together.
 
 Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures
-what is costly
-(:mod:`eoslib.diagnostics`) and saves a checkpoint.  Positions are float64, derivatives as the objective says.
+what is costly (:mod:`eoslib.diagnostics`) and saves a checkpoint.  Positions are float64, derivatives as the objective says.
 """
 
 from __future__ import annotations
@@ -208,7 +207,8 @@ class Options(NamedTuple):
         restart: Whether the predictions start afresh from gradient descent once a cycle (where y turns positive).
         start: The predictions start where |x| first exceeds this fraction of δ: below, x is rounding.
         kick: Gradient descent starts at θ moved along u by this fraction of δ (the flow, which would undo it within a
-        step, at θ). chunk: Steps between looks at the host, and the flow's interval.
+            step, at θ).
+        chunk: Steps between looks at the host, and the flow's interval.
         strided: Steps between the costly diagnostics, a multiple of ``chunk``; 0 switches them off.
     """
 
