@@ -1,7 +1,8 @@
 """Find the instability, then advance gradient descent, flow, the constrained trajectory and predictions together.
 
 Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures
-what is costly (:mod:`eoslib.diagnostics`) and saves a checkpoint.  Positions are float64, derivatives as the objective says.
+what is costly (:mod:`eoslib.diagnostics`) and saves a checkpoint.  Positions are float64, derivatives as the objective
+says.
 """
 
 from __future__ import annotations
