@@ -45,15 +45,16 @@ class Size(NamedTuple):
 
     scale: str
     rounds: int  # repetitions of a short measurement, of which the least counts
-    chunks: int  # timed chunks of tracking.CHUNK tracked steps, and as many steps of the reference
+    chunks: int  # timed chunks of tracking.CHUNK tracked steps
+    repeats: int  # of those and of the reference's steps
     constrained_steps: int  # consecutive steps over which the constrained step is averaged
     samples: tuple[int, ...]
     widths: tuple[int, ...]
     matmul: int  # side of the matrices that measure the machine's peak
 
 
-PAPER = Size("paper", 5, 2, 10, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
-SMALL = Size("test", 3, 2, 4, (50, 100, 200), (8, 16, 32), 512)
+PAPER = Size("paper", 5, 2, 2, 10, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
+SMALL = Size("test", 3, 2, 2, 4, (50, 100, 200), (8, 16, 32), 512)
 
 _BEGUN = time.perf_counter()
 
@@ -254,53 +255,55 @@ def constrained_steps(start: Start, size: Size) -> dict[str, float]:
 
 
 def tracked_steps(start: Start, size: Size) -> dict:
-    """Whole tracked steps of both sides by turns, with the gradient timed between them."""
+    """Whole tracked steps of both sides by turns: the same steps several times, each at its least, then their mean."""
     objective, rate, length = start.objective, start.setting.learning_rate, start.options.chunk
 
-    def burst():
-        return min(seconds(lambda: gradient(objective, start.state.constrained.theta)) for _ in range(size.rounds))
-
     def advance(state):
-        begun = time.perf_counter()
-        state, series, strided = jax.block_until_ready(
-            tracking._advance(objective, state, rate, length, start.options)
-        )  # fmt: skip
-        taken = time.perf_counter() - begun
-        records.append({name: np.asarray(value) for name, value in (series | strided).items()})
-        return state, taken
+        return tracking._advance(objective, state, rate, length, start.options)
 
-    records: list[dict] = []
-    losses: list[float] = []
-    state, _ = advance(start.state)  # compiles
-    theirs, values = reference.tracked_step(objective, reference_start(start), rate)
-    losses.append(float(values["constrained_loss"]))
-    ours_s, ours_gradients, theirs_s, theirs_gradients = [], [], [], []
-    before = burst()
-    for chunk in range(size.chunks):
-        state, taken = advance(state)
-        between = burst()
+    def timed(call):
         begun = time.perf_counter()
-        theirs, values = jax.block_until_ready(reference.tracked_step(objective, theirs, rate))
-        their_time = time.perf_counter() - begun
-        after = burst()
-        losses.append(float(values["constrained_loss"]))
-        ours_s.append(taken / length)
-        ours_gradients.append(taken / length / ((before + between) / 2))
-        theirs_s.append(their_time)
-        theirs_gradients.append(their_time / ((between + after) / 2))
-        before = after
-        say(f"chunk {chunk + 1} of {size.chunks}: {taken / length:.3g} s a step, the reference {their_time:.3g} s")
+        result = jax.block_until_ready(call())
+        return result, time.perf_counter() - begun
+
+    state, *records = advance(start.state)  # compiles
+    records, ours = [records[0] | records[1]], [state]
+    state, values = reference.tracked_step(objective, reference_start(start), rate)
+    losses, theirs = [float(values["constrained_loss"])], [state]
+    per_chunk = 2  # steps of the reference between two chunks
+    ours_s = [[] for _ in range(size.chunks)]  # a step
+    theirs_s = [[] for _ in range(size.chunks * per_chunk)]
+    gradient_s = []
+    for turn in range(size.repeats):
+        for chunk in range(size.chunks):
+            gradient_s += [
+                seconds(lambda: gradient(objective, start.state.constrained.theta)) for _ in range(size.rounds)
+            ]
+            (state, series, strided), taken = timed(lambda i=chunk: advance(ours[i]))
+            ours_s[chunk].append(taken / length)
+            if turn == 0:
+                ours.append(state)
+                records.append(series | strided)
+            for step in range(chunk * per_chunk, (chunk + 1) * per_chunk):
+                (state, values), taken = timed(lambda i=step: reference.tracked_step(objective, theirs[i], rate))
+                theirs_s[step].append(taken)
+                if turn == 0:
+                    theirs.append(state)
+                    losses.append(float(values["constrained_loss"]))
+            say(f"a tracked step: {ours_s[chunk][-1]:.3g} s; of the reference: {theirs_s[step][-1]:.3g} s")
+    unit, ours_least, theirs_least = min(gradient_s), np.mean([*map(min, ours_s)]), np.mean([*map(min, theirs_s)])
     series = {name: np.concatenate([np.atleast_1d(record[name]) for record in records]) for name in records[0]}
     off = np.abs(series["constrained_sharpness"] * rate / 2 - 1)
     active = series["active"] > 0
     known = series["constrained_loss"][: len(losses)]
     return {
-        "eoslib_s": float(np.mean(ours_s)),
-        "eoslib_gradients": float(np.mean(ours_gradients)),
-        "reference_s": float(np.mean(theirs_s)),
-        "reference_gradients": float(np.mean(theirs_gradients)),
-        "each_eoslib_s": ours_s,
-        "each_reference_s": theirs_s,
+        "eoslib_s": float(ours_least),
+        "eoslib_gradients": float(ours_least / unit),
+        "reference_s": float(theirs_least),
+        "reference_gradients": float(theirs_least / unit),
+        "every_eoslib_s": ours_s,  # (chunk, repetition)
+        "every_reference_s": theirs_s,  # (step, repetition)
+        "gradient_s": unit,
         "max_violation": float(off[active].max(initial=0)),
         "steps": int(off.size),
         "active_steps": int(active.sum()),
