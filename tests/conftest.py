@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -14,4 +15,28 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
+# Before anything imports eoslib; it stays for the whole session.
 HOOK = install_import_hook("eoslib", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def network():
+    """The small network as an eoslib objective; its start θ and dense derivatives: (objective, θ, Dense)."""
+    import oracles
+
+    from eoslib.objective import Objective
+
+    params, batch = oracles.mlp_params(), oracles.mlp_batch()
+    objective = Objective.create(oracles.mlp_loss, params, batch)
+    dense = oracles.Dense.of(lambda theta: oracles.mlp_loss(objective.unravel(theta), batch))
+    return objective, objective.ravel(params), dense
+
+
+@pytest.fixture(scope="session")
+def edge(network):
+    """Where plain gradient descent with η = oracles.RATE first has S ≥ 2/η, and the dense eigenvector there."""
+    import oracles
+
+    _, theta, dense = network
+    theta = oracles.descend_to_edge(dense, theta, oracles.RATE)
+    return theta, jax.numpy.asarray(dense.eigen(theta)[1][0])

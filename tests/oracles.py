@@ -1,0 +1,180 @@
+"""Independent answers for the tests: dense Hessians, finite differences, and losses with closed forms.
+
+Nothing here imports ``eoslib``.  Everything is float64; a difference quotient at √eps has a relative rounding error of
+about √eps, times the size of the function over that of its slope.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EPS = float(np.finfo(np.float64).eps)
+STEP = EPS**0.5  # of a central difference
+DIFFERENCE = 1e-6  # accuracy of such a difference, relative to the largest entry: √eps and a margin for conditioning
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Derivatives of a loss of a flat vector (p,), from the dense Hessian and from differences of it."""
+
+    loss: Callable
+    gradient: Callable
+    hessian: Callable
+    derivative: Callable  # of the Hessian along v, times v
+
+    @classmethod
+    def of(cls, loss: Callable) -> Dense:
+        hessian = jax.hessian(loss)
+
+        def derivative(theta, v):
+            return jax.jvp(hessian, (theta,), (v,))[1] @ v
+
+        return cls(*map(jax.jit, (loss, jax.grad(loss), hessian, derivative)))
+
+    def slope(self, theta, v) -> float:
+        """v·∇L by differences of the loss."""
+        return float(self.loss(theta + STEP * v) - self.loss(theta - STEP * v)) / (2 * STEP)
+
+    def hvp(self, theta, v) -> np.ndarray:
+        """∇²L v by differences of the gradient, (p,)."""
+        return np.asarray(self.gradient(theta + STEP * v) - self.gradient(theta - STEP * v)) / (2 * STEP)
+
+    def third(self, theta, v) -> np.ndarray:
+        """∇³L[v, v] by differences of the dense Hessian, (p,)."""
+        return np.asarray((self.hessian(theta + STEP * v) - self.hessian(theta - STEP * v)) @ v) / (2 * STEP)
+
+    def fourth(self, theta, v) -> np.ndarray:
+        """∇⁴L[v, v, v] by differences of the dense third derivative along v, (p,)."""
+        return np.asarray(self.derivative(theta + STEP * v, v) - self.derivative(theta - STEP * v, v)) / (2 * STEP)
+
+    def eigen(self, theta) -> tuple[np.ndarray, np.ndarray]:
+        """All eigenvalues (p,), largest first, and the eigenvectors as rows (p, p)."""
+        values, vectors = np.linalg.eigh(np.asarray(self.hessian(theta)))
+        return values[::-1], vectors[:, ::-1].T
+
+    def sharpness(self, theta) -> float:
+        """λ_max of the dense Hessian."""
+        return float(np.linalg.eigvalsh(np.asarray(self.hessian(theta)))[-1])
+
+    def sharpness_gradient(self, theta) -> np.ndarray:
+        """∇S by differences of the dense sharpness along every axis, (p,)."""
+        theta = np.asarray(theta)
+        axes = STEP * np.eye(theta.size)
+        return np.array([self.sharpness(theta + e) - self.sharpness(theta - e) for e in axes]) / (2 * STEP)
+
+
+# --- a small network --------------------------------------------------------------------------------------------------
+
+INPUTS, WIDTH, SAMPLES = 6, 16, 40  # 129 parameters: above the size up to which eoslib forms the matrix
+RATE = 0.1  # meets the edge with ε = .07, λ_2 at .42 · 2/η
+
+
+def mlp_params(seed: int = 0) -> dict:
+    """Parameters of the network, a pytree."""
+    rng = np.random.default_rng(seed)
+
+    def uniform(*shape):
+        return jnp.asarray(rng.uniform(-1, 1, shape) / np.sqrt(shape[0]))
+
+    return {
+        "hidden": {"kernel": uniform(INPUTS, WIDTH), "bias": jnp.zeros(WIDTH)},
+        "out": {"kernel": uniform(WIDTH, 1), "bias": jnp.zeros(1)},
+    }
+
+
+def mlp_batch(seed: int = 1) -> tuple:
+    """Inputs (n, d) and labels ±1 (n,) that no simple rule explains; the inputs' mean sets λ_1 apart from λ_2."""
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(0.7, 1, (SAMPLES, INPUTS))), jnp.asarray(np.sign(rng.normal(size=SAMPLES)))
+
+
+def mlp_loss(params, batch):
+    """Mean squared error of a tanh network with one hidden layer."""
+    inputs, labels = batch
+    hidden = jnp.tanh(inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
+    return jnp.mean((hidden @ params["out"]["kernel"][:, 0] + params["out"]["bias"] - labels) ** 2)
+
+
+def descend_to_edge(dense: Dense, theta, learning_rate: float, max_steps: int = 5000):
+    """Plain gradient descent, the dense sharpness at every tenth step, until S ≥ 2/η."""
+    for step in range(max_steps):
+        if step % 10 == 0 and dense.sharpness(theta) >= 2 / learning_rate:
+            return theta
+        theta = theta - learning_rate * dense.gradient(theta)
+    raise AssertionError(f"S stayed below 2/η = {2 / learning_rate} for {max_steps} steps")
+
+
+# --- closed forms -----------------------------------------------------------------------------------------------------
+
+
+def toy_loss(theta, constants):
+    """L(x, y, z) = ½(2/η + √β y)x² − (α/√β)y + ½λy² − g z, the constants a batch of one: one program serves all."""
+    x, y, z = theta
+    rate, alpha, beta, lam, drift = (c[0] for c in constants)
+    root = jnp.sqrt(beta)
+    return (2 / rate + root * y) * x**2 / 2 - (alpha / root) * y + lam * y**2 / 2 - drift * z
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """:func:`toy_loss` with everything in closed form.
+
+    On x = 0, y = 0 the point is on the boundary of the stable set, u is the x axis and δ² = 2α/β.
+    """
+
+    learning_rate: float = 0.02
+    alpha: float = 1.0
+    beta: float = 1.0
+    lam: float = 0.0
+    drift: float = 0.0
+
+    @property
+    def constants(self) -> tuple:
+        return tuple(jnp.array([float(c)]) for c in dataclasses.astuple(self))
+
+    def loss(self, theta):
+        return toy_loss(theta, self.constants)
+
+    def gradient(self, theta) -> np.ndarray:
+        x, y, _ = theta
+        root = self.beta**0.5
+        along = (2 / self.learning_rate + root * y) * x
+        return np.array([along, root * x**2 / 2 - self.alpha / root + self.lam * y, -self.drift])
+
+    def _angle(self, theta) -> float:
+        """Angle between u and the x axis: the Hessian's (x, y) block is [[k, √β x], [√β x, λ]]."""
+        x, y, _ = theta
+        root = self.beta**0.5
+        return 0.5 * np.arctan2(2 * root * x, 2 / self.learning_rate + root * y - self.lam)
+
+    def sharpness(self, theta) -> float:
+        x, y, _ = theta
+        k = 2 / self.learning_rate + self.beta**0.5 * y
+        return (k + self.lam + np.sqrt((k - self.lam) ** 2 + 4 * self.beta * x**2)) / 2
+
+    def eigenvector(self, theta) -> np.ndarray:
+        return np.array([np.cos(self._angle(theta)), np.sin(self._angle(theta)), 0.0])
+
+    def sharpness_gradient(self, theta) -> np.ndarray:
+        """∇³L[u, u]: the only third derivative is T_xxy = √β."""
+        u = self.eigenvector(theta)
+        return self.beta**0.5 * np.array([2 * u[0] * u[1], u[0] ** 2, 0.0])
+
+    def across(self, theta) -> np.ndarray:
+        """∇S⊥."""
+        u, slope = self.eigenvector(theta), self.sharpness_gradient(theta)
+        return slope - (u @ slope) * u
+
+    def alpha_at(self, theta) -> float:
+        return -self.gradient(theta) @ self.sharpness_gradient(theta)
+
+    def beta_at(self, theta) -> float:
+        return self.across(theta) @ self.across(theta)
+
+    def delta_squared_at(self, theta) -> float:
+        return 2 * self.alpha_at(theta) / self.beta_at(theta)
