@@ -200,7 +200,7 @@ class Stages(NamedTuple):
         return slice(int(entries[0]), int(entries[1]) + 1) if len(entries) > 1 else None
 
 
-def stages(x: ArrayLike, y: ArrayLike, delta: ArrayLike) -> Stages:
+def stages(x, y, delta) -> Stages:
     """Cut a track into the four stages; works on the toy and on a real network's (x_t, y_t, δ_t).
 
     The stages are the quadrants of (ln|x|/δ, y): 1 ends when y > 0, 2 when |x| > δ, 3 when y < 0, 4 when |x| < δ.  A
@@ -262,7 +262,7 @@ class ToyLoss(NamedTuple):
     skew: float = 0.0  # s = ∇S·u at θ = 0, so that ∇S and ∇S⊥ differ
     drift: float | None = None  # g, the slope along z
 
-    def loss(self, theta: Array) -> Array:
+    def loss(self, theta: ArrayLike) -> ArrayLike:
         """The loss at θ of shape (2,), or (3,) with ``drift``."""
         x, w = theta[0], theta[1]
         valley = (
@@ -271,7 +271,7 @@ class ToyLoss(NamedTuple):
         value = valley - self.alpha / self.beta**0.5 * w + self.stiffness * w**2 / 2
         return value if self.drift is None else value - self.drift * theta[2]
 
-    def geometry(self, theta: Array) -> ToyGeometry:
+    def geometry(self, theta: ArrayLike) -> ToyGeometry:
         """Closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
         x, w, root = theta[0], theta[1], self.beta**0.5
         along = 2 / self.learning_rate + root * w + self.skew * x + 3 * self.quartic * x**2

@@ -182,7 +182,7 @@ class Page:
         files = {kind: folder / f"{id}.{kind}" for kind in ("svg", "png")}
         fig.savefig(files["svg"], metadata={"Date": None})
         picture = io.BytesIO()
-        fig.savefig(picture, format="png", dpi=200)
+        fig.savefig(picture, format="png", dpi=120)  # the first page stays under a megabyte; the SVG is beside it
         files["png"].write_bytes(picture.getvalue())
         plt.close(fig)
         self.figures.append(

@@ -327,9 +327,11 @@ def test_prediction_is_exact_on_the_cubic_toy():
     np.testing.assert_allclose(data.alpha, 1.0, rtol=1e-9)
     np.testing.assert_allclose(data.beta, 1.0, rtol=1e-9)
     np.testing.assert_allclose(data.delta_squared, 2.0, rtol=1e-9)
-    x, y = reduced.iterate(float(data.x[0]), float(data.y[0]), 149, learning_rate=0.02, alpha=1.0, beta=1.0)
-    np.testing.assert_allclose(data.x, x, atol=1e-6)
-    np.testing.assert_allclose(data.y, y, atol=1e-5)
+    # The map's y is the excess over 2/η: θ† itself starts a little inside.
+    excess = float(data.y[0] + data.constrained_sharpness[0] - 100)
+    x, y = reduced.iterate(float(data.x[0]), excess, 149, learning_rate=0.02, alpha=1.0, beta=1.0)
+    np.testing.assert_allclose(data.x, x, atol=10 * tilt)
+    np.testing.assert_allclose(data.y[1:], y[1:], atol=100 * tilt)
 
 
 def test_tracking_against_dense_derivatives(objective, dense, edge):
