@@ -55,14 +55,15 @@ def write(site: pathlib.Path, toc: dict, title: str, author: str, target: pathli
     Raises:
         FileNotFoundError: where a page of the table of contents, or the browser, is absent.
     """
+    files = [(caption, site / f"{name}.html") for caption, name in pages(toc)]
+    for _, file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is not there; call make book first")
     book, part, firsts = PdfWriter(), None, {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(color_scheme="light")
-        for caption, name in pages(toc):
-            file = site / f"{name}.html"
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} is not there; call make book first")
+        for caption, file in files:
             page.goto(file.as_uri(), wait_until="load")
             page.evaluate(SETTLED)
             page.emulate_media(media="print", color_scheme="light")
