@@ -48,13 +48,14 @@ class Size(NamedTuple):
     chunks: int  # timed chunks of tracking.CHUNK tracked steps
     repeats: int  # of those and of the reference's steps
     constrained_steps: int  # consecutive steps over which the constrained step is averaged
+    common_steps: int  # over which the two sides' constrained trajectories are compared
     samples: tuple[int, ...]
     widths: tuple[int, ...]
     matmul: int  # side of the matrices that measure the machine's peak
 
 
-PAPER = Size("paper", 5, 2, 2, 10, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
-SMALL = Size("test", 3, 2, 2, 4, (50, 100, 200), (8, 16, 32), 512)
+PAPER = Size("paper", 5, 2, 2, 10, 50, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
+SMALL = Size("test", 3, 2, 2, 4, 10, (50, 100, 200), (8, 16, 32), 512)
 
 _BEGUN = time.perf_counter()
 
@@ -316,6 +317,26 @@ def tracked_steps(start: Start, size: Size) -> dict:
     }
 
 
+def agreement(start: Start, size: Size) -> dict[str, float]:
+    """How far apart the two sides' constrained trajectories are after so many steps from one point."""
+    objective, rate, ours = start.objective, start.setting.learning_rate, start.state.constrained
+    begun = reference_start(start)
+    theta, here, apart = begun.constrained, begun.here, 0.0
+    first, geometry = ours.theta, None
+    for _ in range(size.common_steps):
+        ours, record = constrained_step(objective, ours, rate)
+        geometry = record.geometry
+        apart = max(apart, abs(float(geometry.loss) / float(here.loss) - 1))
+        theta, here = reference.constrained_step(objective, theta, here, rate)
+    distance = float(jnp.linalg.norm(ours.theta - theta))
+    return {
+        "steps": size.common_steps,
+        "loss_difference": apart,  # largest, relative
+        "distance_delta": distance / float(jnp.sqrt(geometry.delta_squared)),  # at the end
+        "travelled_delta": float(jnp.linalg.norm(theta - first) / jnp.sqrt(geometry.delta_squared)),
+    }
+
+
 def profile(evaluated: dict[str, float], tracked: dict) -> dict[str, float]:
     """Where a tracked step's gradients go: counts of the timed chunks times the cost of each evaluation."""
     cost = {name: value / evaluated["gradient"] for name, value in evaluated.items()}
@@ -397,6 +418,7 @@ def targets(found: dict) -> list[dict]:
         ("peak_rss_ratio", "at most", 1.0),
         ("max_constraint_violation", "at most", 1e-4),
         ("constrained_loss_difference", "at most", 1e-5),
+        ("constrained_distance_delta", "at most", 1e-3),
         ("samples_exponent", "at most", 1.05),
     )
     return [
@@ -423,6 +445,8 @@ def measure(size: Size) -> dict:
     constrained = constrained_steps(start, size)
     say("whole tracked steps (the first of each side compiles)")
     tracked = tracked_steps(start, size)
+    say(f"the two constrained trajectories over {size.common_steps} steps")
+    common = agreement(start, size)
     say("the machine's peak, growth with the number of samples and with the width")
     peak = matmul_peak(size.matmul, size.rounds)
     operations = gradient_operations(start.objective, start.state.constrained.theta)
@@ -444,7 +468,8 @@ def measure(size: Size) -> dict:
         "peak_rss_once_compiled_ratio": compiled[0] / compiled[1] if all(compiled) else None,
         "matmul_share": operations / unit / peak,
         "max_constraint_violation": tracked["max_violation"],
-        "constrained_loss_difference": tracked["loss_difference"],
+        "constrained_loss_difference": common["loss_difference"],
+        "constrained_distance_delta": common["distance_delta"],
         "samples_exponent": max(samples["gradient_exponent"], samples["cubic_exponent"]),
     }
     return found | {
@@ -452,6 +477,7 @@ def measure(size: Size) -> dict:
         "evaluations_s": evaluated,
         "constrained_step_s": constrained,
         "tracked_step": tracked,
+        "agreement": common,
         "tracked_step_profile_gradients": profile(evaluated, tracked),
         "peak_rss_bytes": used,
         "matmul_operations_per_second": peak,

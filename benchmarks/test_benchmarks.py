@@ -11,7 +11,7 @@ EVALUATIONS = {
     "hvp": lambda o, t, u: o.hvp(t, u),
     "gradient_and_hvp": lambda o, t, u: o.gradient_and_hvp(t, u),
     "cubic": lambda o, t, u: o.cubic(t, u),
-    "constrained_step": lambda o, t, u: dynamics.constrained_step(o, dynamics.ConstrainedState(t, u), 0.02)[:2],
+    "constrained_step": lambda o, t, u: dynamics.constrained_step(o, dynamics.ConstrainedState.at(t, u), 0.02)[:2],
 }
 
 

@@ -190,6 +190,13 @@ class ConstrainedState(NamedTuple):
 
     theta: Float[Array, " p"]  # θ†_t
     eigenvector: Float[Array, " p"]  # start for u_t
+    correction: Float[Array, ""]  # c, multiple of ∇S⊥ by which the last step was bent
+    bend: Float[Array, " p"]  # −c ∇S⊥ at the last centre
+
+    @classmethod
+    def at(cls, theta, eigenvector) -> ConstrainedState:
+        """The state at a point θ† (p,) that no step led to, with a start (p,) for its eigenvector."""
+        return cls(theta, eigenvector, jnp.zeros((), eigenvector.dtype), jnp.zeros_like(eigenvector))
 
 
 class ConstrainedRecord(NamedTuple):
@@ -215,7 +222,8 @@ def constrained_step(
 
     At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearised, S + ∇S·Δ and (1 − ηS) u·∇L,
     and both conditions of M are restored in the same move.  What is left is second order and the next step removes it;
-    where it exceeds the tolerance, rounds of the projection come first.
+    where it exceeds the tolerance, rounds of the projection come first.  The nearest point of M lies along ∇S⊥ taken
+    there and not at θ†_t: the next step, which knows it, turns this step's bend into that direction.
 
     Args:
         objective: The loss.
@@ -245,14 +253,19 @@ def constrained_step(
     start = state.eigenvector.astype(objective.dtype)
     carry = (state.theta, start, geometry, products, jnp.ones((), bool), jnp.zeros((), jnp.int32))
     theta, _, geometry, products, _, rounds = jax.lax.while_loop(lambda carry: carry[4], centre, carry)
-    slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
+    u, perpendicular = geometry.eigenvector, geometry.perpendicular
+    slope = jnp.vdot(u, geometry.gradient)
+    # The last bend turned from ∇S⊥ of the last centre to that of this one, within the plane orthogonal to u.
+    turn = -state.correction.astype(objective.dtype) * perpendicular - state.bend.astype(objective.dtype)
+    turn = jnp.where(rounds > 1, 0, turn - jnp.vdot(u, turn) * u)
     predicted = geometry.sharpness + learning_rate * geometry.alpha  # S after the plain step, to first order
+    predicted = predicted + jnp.vdot(perpendicular, turn)
     excess = (predicted - 2 / learning_rate).astype(objective.dtype)
     bend = sharpness_correction(geometry, excess)
     rest = ((1 - learning_rate * geometry.sharpness) * slope).astype(objective.dtype)
-    move = -learning_rate * geometry.gradient + bend + floor_correction(geometry, rest)
-    following = ConstrainedState(theta + move.astype(theta.dtype), geometry.improved_eigenvector)
+    move = -learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)
     correction = jnp.maximum(excess, 0) / geometry.beta
+    following = ConstrainedState(theta + move.astype(theta.dtype), geometry.improved_eigenvector, correction, bend)
     return following, ConstrainedRecord(theta, geometry, excess > 0, correction, rounds - 1), products
 
 
@@ -336,9 +349,11 @@ def generalized_predicted_step(
 
 
 class ConstrainedTransformState(NamedTuple):
-    """Optax state: the leading eigenvector followed from step to step."""
+    """Optax state: the constrained trajectory but for its position, which is the parameters."""
 
     eigenvector: Float[Array, " p"]
+    correction: Float[Array, ""]
+    bend: Float[Array, " p"]
     sharpness: Float[Array, ""]
     active: Array
 
@@ -360,17 +375,18 @@ def constrained_gradient_descent(learning_rate: float, *, seed: int = 0) -> opta
 
     def init(params):
         flat = Objective.create(lambda p: jnp.zeros(()), params)
-        return ConstrainedTransformState(
-            random_direction(flat.size, flat.dtype, seed), jnp.zeros((), flat.dtype), jnp.zeros((), bool)
-        )
+        zero = jnp.zeros((), flat.dtype)
+        u = random_direction(flat.size, flat.dtype, seed)
+        return ConstrainedTransformState(u, zero, jnp.zeros_like(u), zero, jnp.zeros((), bool))
 
     def update(updates, state, params=None, *, loss_fn=None, **_):
         if params is None or loss_fn is None:
             raise ValueError("constrained_gradient_descent needs update(grads, state, params, loss_fn=loss_fn)")
         objective = Objective.create(loss_fn, params)
         theta = objective.ravel(params)
-        following, record, _ = constrained_step(objective, ConstrainedState(theta, state.eigenvector), learning_rate)
+        here = ConstrainedState(theta, state.eigenvector, state.correction, state.bend)
+        following, record, _ = constrained_step(objective, here, learning_rate)
         move = objective.unravel(following.theta - theta)
-        return move, ConstrainedTransformState(following.eigenvector, record.geometry.sharpness, record.active)
+        return move, ConstrainedTransformState(*following[1:], record.geometry.sharpness, record.active)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,7 +7,10 @@ says.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import enum
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -351,24 +354,57 @@ def _hermite(before: dynamics.FlowState, after: dynamics.FlowState, start, lengt
     return at
 
 
+@jax.jit
+def _flow(objective: Objective, state: dynamics.FlowState, duration):
+    """The flow over an interval; its records in the positions' precision."""
+    following, record = dynamics.gradient_flow(objective, state, duration)
+    return following, {f"flow_{name}": value.astype(state.theta.dtype) for name, value in record._asdict().items()}
+
+
 @jax.jit(static_argnames=("length", "options"))
+def _steps(objective: Objective, state: TrackState, flow_before, learning_rate, length: int, options: Options):
+    """``length`` steps of everything but the flow, which has gone ahead."""
+    flow_at = _hermite(flow_before, state.flow, state.step, length, learning_rate) if options.flow else None
+    return jax.lax.scan(lambda s, _: _step(objective, s, learning_rate, options, flow_at), state, None, length=length)
+
+
 def _advance(objective: Objective, state: TrackState, learning_rate, length: int, options: Options):
     """One chunk: the flow over the whole interval, then ``length`` steps of everything else."""
-    flow_at, strided = None, {}
+    before, strided = state.flow, {}
     if options.flow:
-        flow, record = dynamics.gradient_flow(objective, state.flow, length * learning_rate)
-        flow_at = _hermite(state.flow, flow, state.step, length, learning_rate)
-        strided = {
-            "flow_sharpness": record.sharpness,
-            "flow_gradients": record.gradients,
-            "flow_rejected": record.rejected,
-        }
-        strided = {name: value.astype(jnp.float64) for name, value in strided.items()}
+        flow, strided = _program(_flow, objective, before, length * learning_rate)
         state = state._replace(flow=flow)
-    state, series = jax.lax.scan(
-        lambda s, _: _step(objective, s, learning_rate, options, flow_at), state, None, length=length
-    )
+    state, series = _program(_steps, objective, state, before, learning_rate, length=length, options=options)
     return state, series, strided
+
+
+def _program(function, *arguments, **static):
+    """Call a jitted function, its program compiled in advance of its memory.
+
+    Compiling leaves a heap behind that is larger than what the program needs; it goes back to the system before the
+    program allocates its own.
+    """
+
+    def abstract(leaf):
+        kind = jax.typeof(leaf)
+        where = getattr(leaf, "sharding", None)
+        return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=where, weak_type=kind.weak_type)
+
+    leaves, structure = jax.tree.flatten(arguments)
+    return _compiled(function, structure, tuple(map(abstract, leaves)), tuple(static.items()))(*arguments)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(function, structure, leaves, static):
+    _release_heap()
+    program = function.lower(*jax.tree.unflatten(structure, leaves), **dict(static)).compile()
+    _release_heap()
+    return program
+
+
+def _release_heap() -> None:
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # where the C library is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @jax.jit
@@ -382,7 +418,7 @@ def _start(objective: Objective, theta, eigenvector, learning_rate, kick):
     state = TrackState(
         descent=dynamics.DescentState(theta, u, u),
         flow=flow,
-        constrained=dynamics.ConstrainedState(projection.theta, u),
+        constrained=dynamics.ConstrainedState.at(projection.theta, u),
         predicted=dynamics.PredictedState(v, jnp.vdot(u, v)),
         generalized=v,
         transported=projection.geometry.perpendicular,
@@ -434,7 +470,8 @@ def track_from(
         raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
     with jax.enable_x64(True):
         theta = _position(objective, theta)
-        state, status = _start(objective, theta, jnp.asarray(eigenvector, objective.dtype), learning_rate, options.kick)
+        start = jnp.asarray(eigenvector, objective.dtype)
+        state, status = _program(_start, objective, theta, start, learning_rate, options.kick)
         if int(status) == ProjectionStatus.NOT_FINITE:
             raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
         extras = diagnostics.start(state.constrained.eigenvector) if options.strided else None
@@ -449,7 +486,7 @@ def track_from(
         with tqdm(total=steps, initial=int(state.step), desc="tracking", disable=not progress, leave=False) as bar:
             while (done := int(state.step)) < steps:
                 if options.strided and done % options.strided == 0:
-                    extras, values = diagnostics.measure(objective, extras, state, learning_rate)
+                    extras, values = _program(diagnostics.measure, objective, extras, state, learning_rate)
                     keep(values)
                 length = min(options.chunk, steps - done)
                 state, series, strided = _advance(objective, state, learning_rate, length, options)
