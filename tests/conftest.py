@@ -18,6 +18,22 @@ settings.load_profile("repeatable")
 # Before anything imports eoslib; it stays for the whole session.
 HOOK = install_import_hook("eoslib", "beartype.beartype")
 
+#: Tests whose time goes into compiling many small programs: the compiler's optimizations cost more than they save.
+COMPILE_BOUND = {
+    f"test_{name}"
+    for name in (
+        "objective", "eigen", "geometry", "stable_set", "dynamics", "tracking", "diagnostics", "results", "criteria",
+        "reference",
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimize_where_it_pays(request):
+    jax.config.update("jax_disable_most_optimizations", request.module.__name__ in COMPILE_BOUND)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
 
 @pytest.fixture(scope="session")
 def network():

@@ -1,0 +1,200 @@
+"""Leading eigenpairs against prescribed spectra, dense solves and scipy's eigsh; how a solve ends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eoslib.eigen import DENSE_LIMIT, EigenStatus, leading_eigenpair, leading_eigenpairs
+
+SIZE = 200
+
+
+@jax.jit(static_argnames=("tolerance", "max_products", "dense_limit"))
+def solve(matrix, start, tolerance=1e-8, max_products=2000, dense_limit=DENSE_LIMIT):
+    return leading_eigenpairs(
+        lambda v: matrix @ v, start, tolerance=tolerance, max_products=max_products, dense_limit=dense_limit
+    )
+
+
+def with_spectrum(values, seed=3):
+    """A symmetric matrix with these eigenvalues in a random basis."""
+    values = np.asarray(values)
+    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(values.size, values.size)))[0]
+    return jnp.asarray((basis * values) @ basis.T)
+
+
+def random_start(k, size=SIZE, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(k, size)))
+
+
+def assert_are_eigenpairs(pairs, matrix, tolerance):
+    """What the solver says of itself is true: orthonormal vectors, residuals as stated and within tolerance."""
+    assert int(pairs.status) == EigenStatus.CONVERGED
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(pairs.values.size), atol=1e-10)
+    residuals = jnp.linalg.norm(pairs.vectors @ matrix - pairs.values[:, None] * pairs.vectors, axis=1)
+    # The solver's images are updated with its vectors and not applied afresh: they drift by rounding alone.
+    np.testing.assert_allclose(pairs.residuals, residuals, atol=1e-12 * float(jnp.linalg.norm(matrix, 2)))
+    assert (np.asarray(pairs.residuals) <= tolerance * np.abs(pairs.values)).all()
+    assert (np.diff(pairs.values) <= 0).all()
+
+
+@pytest.mark.parametrize("rest", [[], np.linspace(-50, 8, 100)], ids=["dense", "iterated"])
+def test_the_largest_algebraic_eigenvalue_is_meant(rest):
+    matrix = with_spectrum([-100.0, 9.0, *rest])
+    pairs = solve(matrix, random_start(1, len(matrix)))
+    np.testing.assert_allclose(pairs.values, [9.0], rtol=1e-12)
+    assert_are_eigenpairs(pairs, matrix, 1e-8)
+
+
+def test_a_negative_definite_operator_has_its_largest_eigenvalue_too():
+    matrix = with_spectrum(-np.linspace(1, 30, SIZE))
+    np.testing.assert_allclose(solve(matrix, random_start(1)).values, [-1.0], rtol=1e-9)
+
+
+def test_a_tiny_problem_is_solved_densely():
+    matrix = with_spectrum(np.linspace(-1, 1, DENSE_LIMIT))
+    dense = solve(matrix, random_start(2, DENSE_LIMIT))
+    assert int(dense.products) == DENSE_LIMIT
+    np.testing.assert_allclose(dense.values, np.linalg.eigvalsh(matrix)[::-1][:2], atol=1e-13)
+    iterated = solve(matrix, random_start(2, DENSE_LIMIT), dense_limit=0)
+    np.testing.assert_allclose(iterated.values, dense.values, atol=1e-12)
+    np.testing.assert_allclose(jnp.abs(jnp.sum(iterated.vectors * dense.vectors, axis=1)), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("gap", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_prescribed_gaps_against_eigsh(gap, k):
+    matrix = with_spectrum([1.0, 1 - gap, 1 - 3 * gap, *np.linspace(-2, 0.5, SIZE - 3)])
+    pairs = solve(matrix, random_start(k))
+    values, vectors = scipy.sparse.linalg.eigsh(np.asarray(matrix), k=k, which="LA")
+    order = np.argsort(values)[::-1]
+    assert_are_eigenpairs(pairs, matrix, 1e-8)
+    # Second order in the residual over the gap: 1e-16/1e-4, a digit above it for the block.
+    np.testing.assert_allclose(pairs.values, values[order], atol=1e-11)
+    # A vector is off by its residual over the distance to the next eigenvalue.
+    cosines = np.abs(np.sum(np.asarray(pairs.vectors) * vectors.T[order], axis=1))
+    np.testing.assert_array_less(1 - cosines, (1e-8 / gap) ** 2 + 1e-12)
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3])
+def test_the_value_is_second_order_in_the_residual(tolerance):
+    matrix = with_spectrum([1.0, 0.6, *np.linspace(-1, 0.5, SIZE - 2)])
+    pairs = solve(matrix, random_start(1), tolerance=tolerance)
+    error, residual = 1 - float(pairs.values[0]), float(pairs.residuals[0])
+    gap = float(pairs.values[0]) - 0.6
+    assert error <= residual**2 / gap * (1 + 1e-9)  # Kato and Temple
+    assert error >= residual**2 / (float(pairs.values[0]) + 1) * (1 - 1e-9)  # Bhatia and Davis, λ_min = −1
+
+
+def counted(matrix):
+    """The operator, and a list that grows by one entry for each vector that it is applied to."""
+    calls = []
+
+    def matvec(v):
+        jax.debug.callback(lambda: calls.append(1))
+        return matrix @ v
+
+    return matvec, calls
+
+
+@pytest.mark.parametrize("limit", [1, 17])
+def test_one_product_an_iteration(limit):
+    matvec, calls = counted(with_spectrum(np.linspace(0, 1, SIZE)))
+    pairs = leading_eigenpair(matvec, random_start(1)[0], tolerance=1e-10, max_products=limit)
+    jax.block_until_ready(pairs)
+    jax.effects_barrier()
+    assert len(calls) == int(pairs.products) == limit
+    assert EigenStatus(int(pairs.status)) is EigenStatus.PRODUCT_LIMIT
+    assert "limit on products was reached" in EigenStatus(int(pairs.status)).message
+    assert np.isfinite(pairs.values).all()  # what was found so far is kept
+
+
+def test_the_work_is_about_that_of_conjugate_gradients():
+    """At a relative gap of 1/100 conjugate gradients need some √100 products a digit; a power method, 230 a digit."""
+    pairs = solve(with_spectrum([1.0, 0.99, *np.linspace(0, 0.9, SIZE - 2)]), random_start(1))
+    assert int(pairs.products) <= 120
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_warm_start_is_cheap(k):
+    values = np.array([1.0, 0.7, 0.55, *np.linspace(-1, 0.4, SIZE - 3)])
+    matrix = with_spectrum(values)
+    cold = solve(matrix, random_start(k), tolerance=1e-3)
+    same = solve(matrix, cold.vectors, tolerance=1e-3)
+    assert int(same.products) == k  # looked at, found good
+    noise = np.random.default_rng(1).normal(size=(SIZE, SIZE)) / SIZE**0.5
+    moved = matrix + 2e-3 * jnp.asarray(noise + noise.T)
+    warm = solve(moved, cold.vectors, tolerance=1e-3)
+    assert int(warm.status) == EigenStatus.CONVERGED
+    assert int(warm.products) <= 6 * k < int(cold.products)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 3))
+def test_any_spectrum_any_basis(seed, k):
+    """Simple or clustered, positive or negative: what comes back are the k largest eigenvalues."""
+    rng = np.random.default_rng(seed)
+    values = np.sort(rng.normal(size=SIZE) * 10 ** rng.uniform(-3, 3))[::-1]
+    matrix = with_spectrum(values, seed)
+    pairs = solve(matrix, random_start(k, seed=seed))
+    residuals = 1e-8 * np.abs(pairs.values)
+    assert int(pairs.status) == EigenStatus.CONVERGED
+    # Each value is a Rayleigh–Ritz value, so never above, and below by no more than its residual.
+    assert (np.asarray(pairs.values) <= values[:k] + 1e-12 * np.abs(values).max()).all()
+    np.testing.assert_array_less(values[:k] - np.asarray(pairs.values), residuals + 1e-12 * np.abs(values).max())
+
+
+@pytest.mark.parametrize("first", [2.0, 10.0, 100.0])
+def test_a_pair_that_converged_early_does_not_spoil_the_rest(first):
+    """The pair far ahead waits, its residual at rounding, while the cluster behind it takes its time."""
+    matrix = with_spectrum([first, *(1 - 1e-3 * np.arange(5)), *np.linspace(-1, 0.9, SIZE - 6)])
+    pairs = solve(matrix, random_start(3))
+    np.testing.assert_allclose(pairs.values, [first, 1, 1 - 1e-3], atol=1e-8 * first)
+    assert_are_eigenpairs(pairs, matrix, 1e-8)
+
+
+def test_the_sign_of_the_start_is_no_matter():
+    matrix = with_spectrum([1.0, 0.5, *np.linspace(-1, 0.4, SIZE - 2)])
+    start = random_start(1)
+    one, other = solve(matrix, start), solve(matrix, -start)
+    np.testing.assert_allclose(one.values, other.values, rtol=1e-13)
+
+
+@pytest.mark.parametrize("size", [5, SIZE], ids=["dense", "iterated"])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_an_operator_that_is_not_finite_is_reported(size, bad):
+    pairs = solve(bad * jnp.eye(size), random_start(1, size))
+    assert EigenStatus(int(pairs.status)) is EigenStatus.NOT_FINITE
+    assert "not finite" in EigenStatus.NOT_FINITE.message
+    assert int(pairs.products) <= 5  # it does not go on
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, SIZE), {"tolerance": 1e-20}, r"tolerance must lie in \[8\.9e-16, 1\) for float64, got 1e-20"),
+        ((1, SIZE), {"tolerance": 1.0}, r"tolerance must lie in .* got 1\.0"),
+        ((1, SIZE), {"tolerance": float("nan")}, "tolerance must lie in .* got nan"),
+        ((3, SIZE), {"max_products": 2}, "max_products must be at least k=3, got 2"),
+        ((3, 2), {}, r"shape \(k, p\) with 1 <= k <= p, got \(3, 2\)"),
+        ((0, 2), {}, r"shape \(k, p\) with 1 <= k <= p, got \(0, 2\)"),
+    ],
+)
+def test_bad_arguments_are_named(shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        leading_eigenpairs(lambda v: v, jnp.ones(shape), **options)
+
+
+def test_the_tolerance_is_that_of_the_dtype():
+    start = jnp.ones((1, SIZE), jnp.float32)
+    with pytest.raises(ValueError, match=r"tolerance must lie in \[4\.8e-07, 1\) for float32, got 1e-08"):
+        leading_eigenpairs(lambda v: v, start, tolerance=1e-8)
+    values = jnp.linspace(0, 1, SIZE, dtype=jnp.float32)
+    pairs = solve(jnp.diag(values), random_start(1).astype(jnp.float32), tolerance=1e-3)
+    assert pairs.values.dtype == pairs.vectors.dtype == jnp.float32
+    assert int(pairs.status) == EigenStatus.CONVERGED
+    np.testing.assert_allclose(pairs.values, [1.0], atol=1e-3)  # some eigenvalue lies within the residual
