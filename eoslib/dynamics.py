@@ -190,13 +190,14 @@ class ConstrainedState(NamedTuple):
 
     theta: Float[Array, " p"]  # θ†_t
     eigenvector: Float[Array, " p"]  # start for u_t
+    older: Float[Array, " p"]  # u_{t−1}, improved by a power step
     correction: Float[Array, ""]  # c, multiple of ∇S⊥ by which the last step was bent
     bend: Float[Array, " p"]  # −c ∇S⊥ at the last centre
 
     @classmethod
     def at(cls, theta, eigenvector) -> ConstrainedState:
         """The state at a point θ† (p,) that no step led to, with a start (p,) for its eigenvector."""
-        return cls(theta, eigenvector, jnp.zeros((), eigenvector.dtype), jnp.zeros_like(eigenvector))
+        return cls(theta, eigenvector, eigenvector, jnp.zeros((), eigenvector.dtype), jnp.zeros_like(eigenvector))
 
 
 class ConstrainedRecord(NamedTuple):
@@ -265,7 +266,11 @@ def constrained_step(
     rest = ((1 - learning_rate * geometry.sharpness) * slope).astype(objective.dtype)
     move = -learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)
     correction = jnp.maximum(excess, 0) / geometry.beta
-    following = ConstrainedState(theta + move.astype(theta.dtype), geometry.improved_eigenvector, correction, bend)
+    # u turns evenly: the last two extrapolated start far closer to the next than the last alone (a refinement, or a
+    # repair, ends that history).
+    latest = geometry.improved_eigenvector
+    start = jnp.where((geometry.products > 1) | (rounds > 1), latest, 2 * latest - state.older.astype(latest.dtype))
+    following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, correction, bend)
     return following, ConstrainedRecord(theta, geometry, excess > 0, correction, rounds - 1), products
 
 
@@ -352,6 +357,7 @@ class ConstrainedTransformState(NamedTuple):
     """Optax state: the constrained trajectory but for its position, which is the parameters."""
 
     eigenvector: Float[Array, " p"]
+    older: Float[Array, " p"]
     correction: Float[Array, ""]
     bend: Float[Array, " p"]
     sharpness: Float[Array, ""]
@@ -375,16 +381,16 @@ def constrained_gradient_descent(learning_rate: float, *, seed: int = 0) -> opta
 
     def init(params):
         flat = Objective.create(lambda p: jnp.zeros(()), params)
-        zero = jnp.zeros((), flat.dtype)
         u = random_direction(flat.size, flat.dtype, seed)
-        return ConstrainedTransformState(u, zero, jnp.zeros_like(u), zero, jnp.zeros((), bool))
+        here = ConstrainedState.at(u, u)  # its position is the parameters
+        return ConstrainedTransformState(*here[1:], jnp.zeros((), flat.dtype), jnp.zeros((), bool))
 
     def update(updates, state, params=None, *, loss_fn=None, **_):
         if params is None or loss_fn is None:
             raise ValueError("constrained_gradient_descent needs update(grads, state, params, loss_fn=loss_fn)")
         objective = Objective.create(loss_fn, params)
         theta = objective.ravel(params)
-        here = ConstrainedState(theta, state.eigenvector, state.correction, state.bend)
+        here = ConstrainedState(theta, *state[:4])
         following, record, _ = constrained_step(objective, here, learning_rate)
         move = objective.unravel(following.theta - theta)
         return move, ConstrainedTransformState(*following[1:], record.geometry.sharpness, record.active)
