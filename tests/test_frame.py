@@ -26,7 +26,7 @@ LAYERS = (
     ("settings", "objective", "eigen", "reduced"),
     ("geometry", "criteria", "data"),
     ("stable_set", "models", "diagnostics"),
-    ("dynamics", "experiments"),
+    ("dynamics", "experiments", "coupling"),
     ("tracking",),
     ("results",),
     ("reporting",),

@@ -1,0 +1,60 @@
+"""The claims can fail: a wrong dynamics in the place of the right one turns the verdicts of the notebooks red."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+
+from eoslib import dynamics, reporting
+
+NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
+#: Claims that hold at test scale, and must not where the dynamics is wrong.
+CLAIMS = {
+    "04_constrained_trajectory": {"gd-near-constrained", "excess-loss"},
+    "05_predicted_dynamics": {"prediction-deviation", "prediction-rms"},
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A results folder for the dynamics as it is."""
+    return tmp_path_factory.mktemp("sound")
+
+
+def failing(notebook, folder, monkeypatch):
+    """Execute a notebook's code in this process, at test scale: which of its CLAIMS do not hold."""
+    monkeypatch.setenv("EOSLIB_RESULTS", str(folder))
+    monkeypatch.delenv("EOSLIB_DATA", raising=False)
+    monkeypatch.setattr(reporting, "display", lambda *args, **options: None)
+    names = {"__name__": "__main__"}
+    # A reader's kernel has JAX's own defaults, not those of the tests.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        for cell in json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                names |= {"scale": "test", "seed": 0}
+    record = json.loads((folder / "test" / "records" / f"{notebook}.json").read_text())
+    verdicts = {claim["id"]: claim["verdict"] for claim in record["claims"]}
+    assert verdicts.keys() >= CLAIMS[notebook]
+    return {claim for claim in CLAIMS[notebook] if verdicts[claim] == "does not hold"}
+
+
+@pytest.mark.parametrize("notebook", CLAIMS)
+def test_claims_hold_of_the_dynamics_as_it_is(notebook, sound, monkeypatch):
+    assert not failing(notebook, sound, monkeypatch)
+
+
+def test_the_cubic_force_with_the_wrong_sign_is_seen(tmp_path, monkeypatch):
+    right = dynamics._half_force
+    monkeypatch.setattr(dynamics, "_half_force", lambda *arguments: -right(*arguments))
+    assert failing("05_predicted_dynamics", tmp_path, monkeypatch) == CLAIMS["05_predicted_dynamics"]
+
+
+def test_a_learning_rate_twice_too_large_is_seen(tmp_path, monkeypatch):
+    right = dynamics.gradient_descent_step
+    monkeypatch.setattr(
+        dynamics, "gradient_descent_step", lambda objective, state, rate: right(objective, state, 2 * rate)
+    )
+    assert failing("04_constrained_trajectory", tmp_path, monkeypatch) == CLAIMS["04_constrained_trajectory"]
