@@ -7,6 +7,7 @@ about √eps, times the size of the function over that of its slope.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -26,15 +27,19 @@ class Dense:
     gradient: Callable
     hessian: Callable
     derivative: Callable  # of the Hessian along v, times v
+    mixed: Callable  # of the Hessian along v, times w
 
     @classmethod
     def of(cls, loss: Callable) -> Dense:
         hessian = jax.hessian(loss)
 
-        def derivative(theta, v):
-            return jax.jvp(hessian, (theta,), (v,))[1] @ v
+        def mixed(theta, v, w):
+            return jax.jvp(hessian, (theta,), (v,))[1] @ w
 
-        return cls(*map(jax.jit, (loss, jax.grad(loss), hessian, derivative)))
+        def derivative(theta, v):
+            return mixed(theta, v, v)
+
+        return cls(*map(jax.jit, (loss, jax.grad(loss), hessian, derivative, mixed)))
 
     def slope(self, theta, v) -> float:
         """v·∇L by differences of the loss."""
@@ -61,11 +66,35 @@ class Dense:
         """λ_max of the dense Hessian."""
         return float(np.linalg.eigvalsh(np.asarray(self.hessian(theta)))[-1])
 
-    def sharpness_gradient(self, theta) -> np.ndarray:
-        """∇S by differences of the dense sharpness along every axis, (p,)."""
-        theta = np.asarray(theta)
-        axes = STEP * np.eye(theta.size)
-        return np.array([self.sharpness(theta + e) - self.sharpness(theta - e) for e in axes]) / (2 * STEP)
+    def sharpness_slope(self, theta, v) -> float:
+        """v·∇S by differences of the dense sharpness."""
+        return (self.sharpness(theta + STEP * v) - self.sharpness(theta - STEP * v)) / (2 * STEP)
+
+
+def nearest(dense: Dense, point, edge: float, *, active: bool = True) -> np.ndarray:
+    """The point of {S = edge, u·∇L = 0} nearest to ``point`` (p,); without the first condition where not ``active``.
+
+    Successive projections onto the linearised conditions: a fixed point meets them, with what separates it from
+    ``point`` normal to both.  The slope of u·∇L is S u + ∇³L[u, w], w = Σ_k u_k (u_k·∇L)/(λ_1 − λ_k) over k > 1.
+    """
+    point = np.asarray(point)
+    theta, size = point, np.linalg.norm(point)
+    for _ in range(200):
+        values, vectors = dense.eigen(theta)
+        u, rest = vectors[0], vectors[1:]
+        gradient = np.asarray(dense.gradient(theta))
+        w = rest.T @ ((rest @ gradient) / (values[0] - values[1:]))
+        normals = np.stack(
+            [np.asarray(dense.derivative(theta, u)), values[0] * u + np.asarray(dense.mixed(theta, u, w))]
+        )
+        conditions = np.array([values[0] - edge, u @ gradient])
+        kept = slice(None) if active else slice(1, None)
+        normals, conditions = normals[kept], conditions[kept]
+        across = np.linalg.solve(normals @ normals.T, conditions + normals @ (point - theta))
+        theta, before = point - normals.T @ across, theta
+        if np.linalg.norm(theta - before) <= 1e-13 * (1 + size):
+            return theta
+    raise AssertionError(f"no fixed point within 200 projections; the last moved by {np.linalg.norm(theta - before)}")
 
 
 # --- a small network --------------------------------------------------------------------------------------------------
@@ -178,3 +207,38 @@ class Toy:
 
     def delta_squared_at(self, theta) -> float:
         return 2 * self.alpha_at(theta) / self.beta_at(theta)
+
+
+POLYNOMIAL_RATE = 0.02
+
+
+def _symmetric(rng, order: int, size: int) -> np.ndarray:
+    tensor = rng.normal(size=(size,) * order)
+    axes = list(itertools.permutations(range(order)))
+    return sum(np.transpose(tensor, a) for a in axes) / len(axes)
+
+
+def polynomial(seed: int = 0) -> tuple[Callable, Callable]:
+    """A quartic on R⁵ with the origin on the boundary of M: loss(θ, (g,)) with g (1,), and α ↦ (g,).
+
+    L = −g p·θ + ½θᵀHθ + T[θ³]/6 + Q[θ⁴]/24, with H = diag(2/η, 0, 0, .15/η, .5/η): u is the first axis, at the origin
+    ∇S = (1, 1, .6, 0, 0) and −∇L·∇S = α.
+    """
+    rng = np.random.default_rng(seed)
+    hessian = np.array([2, 0, 0, 0.15, 0.5]) / POLYNOMIAL_RATE
+    pull = np.array([0, 1, -0.2, 0, 0.3])
+    pull /= np.linalg.norm(pull)
+    cubic = np.zeros((5, 5, 5))
+    block = 0.8 * _symmetric(rng, 2, 4)
+    cubic[0, 1:, 1:] = cubic[1:, 0, 1:] = cubic[1:, 1:, 0] = block
+    slope = np.array([1, 1, 0.6, 0, 0])
+    cubic[0, 0, :] = cubic[0, :, 0] = cubic[:, 0, 0] = slope
+    quartic = _symmetric(rng, 4, 5)
+    quartic[0, 0, 0, 0] += 1
+    quartic *= 0.5 * POLYNOMIAL_RATE
+
+    def loss(theta, constants):
+        bend = jnp.asarray(cubic / 6) + jnp.asarray(quartic / 24) @ theta
+        return theta @ (jnp.asarray(hessian / 2) * theta + bend @ theta @ theta - constants[0][0] * jnp.asarray(pull))
+
+    return loss, lambda alpha: (jnp.array([alpha / (pull @ slope)]),)
