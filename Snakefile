@@ -27,7 +27,7 @@ NOTEBOOKS = {file.stem: file.relative_to(ROOT) for file in sorted((ROOT / "noteb
 RUNS = {
     run.key(SCALE, SEED): (run.setting(SCALE), SEED + run.seed_offset)
     for notebook in NOTEBOOKS
-    for run in settings.NOTEBOOK_RUNS.get(notebook, ())
+    for run in settings.notebook_runs(notebook, SCALE)
 }
 GENERATED = {"_build", "chapters", "_generated", "vendor", "__pycache__"}
 
@@ -39,7 +39,7 @@ def behind(notebook):
 
 def runs_of(notebook):
     """Run files that a notebook draws on; one that shows recorded runs depends on those too."""
-    keys = [run.key(SCALE, SEED) for run in settings.NOTEBOOK_RUNS.get(notebook, ())]
+    keys = [run.key(SCALE, SEED) for run in settings.notebook_runs(notebook, SCALE)]
     files = [RESULTS / f"{key}.nc" for key in dict.fromkeys(keys)]
     if SCALE != "paper" and ".recorded(" in digests.code(ROOT / NOTEBOOKS[notebook]):
         files += sorted((RESULTS.parent / "paper").glob("*.nc"))

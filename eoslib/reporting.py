@@ -129,10 +129,10 @@ class Page:
         style()
 
     def runs(self) -> list[xr.Dataset]:
-        """The runs that this notebook draws on (``settings.NOTEBOOK_RUNS``), loaded or computed."""
+        """The runs that this notebook draws on (:func:`eoslib.settings.notebook_runs`), loaded or computed."""
         return [
             results.load_or_run(run.setting(self.scale), self.seed + run.seed_offset)
-            for run in settings.NOTEBOOK_RUNS[self.notebook]
+            for run in settings.notebook_runs(self.notebook, self.scale)
         ]
 
     def provenance(self, runs: Sequence[xr.Dataset], scale: str | None = None) -> dict:

@@ -160,11 +160,15 @@ def get(name: str, scale: str = "quick", **overrides) -> Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that a notebook draws on: a named experiment, possibly at another η, and an offset to the seed."""
+    """A run that a notebook draws on: a named experiment, possibly at another η, and an offset to the seed.
+
+    Further seeds are drawn at the scales named alone: at test scale one is enough, at paper scale one is affordable.
+    """
 
     name: str
     learning_rate: dict[str, float] | None = None
     seed_offset: int = 0
+    scales: tuple[str, ...] = SCALES
 
     def setting(self, scale: str) -> Setting:
         """Its setting at a scale."""
@@ -192,11 +196,6 @@ NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
 }
 
 
-def notebook_runs(notebook: str, scale: str) -> tuple[Setting, ...]:
-    """Settings of the runs that a notebook draws on, at a scale.
-
-    Raises:
-        ValueError: on a notebook that is not in :data:`NOTEBOOK_RUNS`.
-    """
-    known("notebook", notebook, tuple(NOTEBOOK_RUNS))
-    return tuple(run.setting(scale) for run in NOTEBOOK_RUNS[notebook])
+def notebook_runs(notebook: str, scale: str) -> tuple[Run, ...]:
+    """The runs that a notebook draws on at a scale; none where :data:`NOTEBOOK_RUNS` does not name it."""
+    return tuple(run for run in NOTEBOOK_RUNS.get(notebook, ()) if scale in run.scales)

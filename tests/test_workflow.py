@@ -51,6 +51,9 @@ SETTINGS = """
             return self.setting(scale).key(seed + self.seed_offset)
 
     NOTEBOOK_RUNS = {name: tuple(Run(rate) for rate in rates) for name, rates in RATES.items()}
+
+    def notebook_runs(notebook, scale):
+        return NOTEBOOK_RUNS.get(notebook, ())
 """
 RESULTS = """
     import argparse, ast, hashlib, json, pathlib, time

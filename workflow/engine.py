@@ -23,7 +23,7 @@ def stale_runs(scale: str, seed: int) -> dict[str, str]:
 
     found = {}
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for run in settings.NOTEBOOK_RUNS.get(file.stem, ()):
+        for run in settings.notebook_runs(file.stem, scale):
             setting, offset = run.setting(scale), seed + run.seed_offset
             path = results.path(setting, offset)
             if path.exists() and (why := results.stale(setting, offset)):
