@@ -71,28 +71,33 @@ class Dense:
         return (self.sharpness(theta + STEP * v) - self.sharpness(theta - STEP * v)) / (2 * STEP)
 
 
-def nearest(dense: Dense, point, edge: float, *, active: bool = True) -> np.ndarray:
-    """The point of {S = edge, u·∇L = 0} nearest to ``point`` (p,); without the first condition where not ``active``.
+def nearest(dense: Dense, point, edge: float) -> np.ndarray:
+    """The point of M = {S ≤ edge, u·∇L = 0} nearest to ``point`` (p,), that lies near."""
+    floor = _nearest(dense, point, edge, conditions=1)
+    return floor if dense.sharpness(floor) <= edge else _nearest(dense, point, edge, conditions=2)
+
+
+def _nearest(dense: Dense, point, edge: float, conditions: int) -> np.ndarray:
+    """The point nearest to ``point`` with u·∇L = 0 and, of two conditions, S = edge.
 
     Successive projections onto the linearised conditions: a fixed point meets them, with what separates it from
     ``point`` normal to both.  The slope of u·∇L is S u + ∇³L[u, w], w = Σ_k u_k (u_k·∇L)/(λ_1 − λ_k) over k > 1.
     """
     point = np.asarray(point)
-    theta, size = point, np.linalg.norm(point)
+    theta = point
     for _ in range(200):
         values, vectors = dense.eigen(theta)
         u, rest = vectors[0], vectors[1:]
         gradient = np.asarray(dense.gradient(theta))
         w = rest.T @ ((rest @ gradient) / (values[0] - values[1:]))
-        normals = np.stack(
-            [np.asarray(dense.derivative(theta, u)), values[0] * u + np.asarray(dense.mixed(theta, u, w))]
+        turned = values[0] * u + np.asarray(dense.mixed(theta, u, w))
+        normals = np.stack([turned, np.asarray(dense.derivative(theta, u))])[:conditions]  # (1 or 2, p)
+        left = np.array([u @ gradient, values[0] - edge])[:conditions]
+        theta, before = (
+            point - normals.T @ np.linalg.solve(normals @ normals.T, left + normals @ (point - theta)),
+            theta,
         )
-        conditions = np.array([values[0] - edge, u @ gradient])
-        kept = slice(None) if active else slice(1, None)
-        normals, conditions = normals[kept], conditions[kept]
-        across = np.linalg.solve(normals @ normals.T, conditions + normals @ (point - theta))
-        theta, before = point - normals.T @ across, theta
-        if np.linalg.norm(theta - before) <= 1e-13 * (1 + size):
+        if np.linalg.norm(theta - before) <= 1e-11 * (1 + np.linalg.norm(point)):
             return theta
     raise AssertionError(f"no fixed point within 200 projections; the last moved by {np.linalg.norm(theta - before)}")
 
