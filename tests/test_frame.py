@@ -34,7 +34,7 @@ LAYERS = (
 #: The public names stand above everything numerical and below nobody.
 ENTRY = "__init__"
 #: Most statements of the library. Statements, because they do not depend on where a formatter breaks lines.
-MOST_STATEMENTS = 1900
+MOST_STATEMENTS = 2200
 
 
 def digests():
