@@ -136,6 +136,23 @@ _TABLE: dict[str, dict[str, dict]] = {
         quick=dict(n=1000, width=64, learning_rate=0.02, edge_steps=6000, tracked_steps=250, image_size=16),
         paper=dict(n=5000, width=200, learning_rate=0.02, edge_steps=6000, tracked_steps=1000, strided=50),
     ),
+    # tanh: a valley flatter than its parabola, λ₂ at .5 to .6 of 2/η, ε .13 to .25.  Rejected at n=1000: swish (the
+    # valley steepens as it trains, and gradient descent leaves θ† by 3 δ); softplus (λ₂ at the edge after 50 steps);
+    # η=.1 (ε .35).
+    "mlp-cats-dogs-logistic": _row(
+        dict(dataset="cats-dogs", model="mlp", criterion="logistic", activation="tanh", kick=0.5, generalized=True),
+        test=dict(n=200, width=16, learning_rate=0.03, edge_steps=1000, tracked_steps=50, image_size=16),
+        quick=dict(n=1000, width=64, learning_rate=0.05, edge_steps=3000, tracked_steps=150, image_size=16),
+        paper=dict(n=5000, width=200, learning_rate=0.05, edge_steps=6000, tracked_steps=600, strided=50),
+    ),
+    # tanh: ε .08 to .19 and λ₂ at .8 to .93 of 2/η over 100 steps.  Rejected at n=1000: swish (λ₂ at the edge within 25
+    # steps for η=.1, at the start for η=.05); tanh with η=.1 (λ₂ at .91 from the start).
+    "mlp-cifar10-cross-entropy": _row(
+        dict(dataset="cifar10", model="mlp", criterion="cross-entropy", activation="tanh", kick=0.5, generalized=True),
+        test=dict(n=200, width=16, learning_rate=0.05, edge_steps=1000, tracked_steps=50, image_size=16),
+        quick=dict(n=1000, width=64, learning_rate=0.05, edge_steps=3000, tracked_steps=100, image_size=16),
+        paper=dict(n=5000, width=200, learning_rate=0.05, edge_steps=6000, tracked_steps=400, strided=50),
+    ),
 }
 
 
@@ -192,6 +209,7 @@ NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
     "03_self_stabilization": (Run("mlp-cifar10"),),
     "04_constrained_trajectory": (Run("mlp-cifar10"),),
     "05_predicted_dynamics": (Run("mlp-cifar10"),),
+    "06_beyond_the_cubic": (Run("mlp-cats-dogs-logistic"), Run("mlp-cifar10-cross-entropy")),
     "07_assumptions": (Run("mlp-cifar10"),),
 }
 
