@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import datetime
 import io
 import json
@@ -36,7 +37,9 @@ CLAIM_FIELDS = (
     "id", "notebook", "sentence", "quantity", "predicted", "measured", "spread", "tolerance", "reason",
     "relation", "verdict", "scale", "seed",
 )  # fmt: skip
-FIGURE_FIELDS = ("id", "notebook", "svg", "png", "caption", "alt", "provenance")
+#: What a figure is kept as: two vector formats, a picture, and the numbers that it draws.
+FIGURE_FILES = ("svg", "pdf", "png", "csv")
+FIGURE_FIELDS = ("id", "notebook", *FIGURE_FILES, "caption", "alt", "provenance")
 PROVENANCE_FIELDS = (
     "setting", "scale", "seed", "commit", "library_digest", "versions", "device", "threads", "seconds",
     "data_hash", "date",
@@ -70,6 +73,7 @@ def style() -> None:
             "ytick.color": "#444444",
             "svg.hashsalt": "eoslib",
             "svg.fonttype": "path",
+            "pdf.fonttype": 42,
             "savefig.facecolor": "white",
         }
     )
@@ -105,6 +109,28 @@ def number(value: float, digits: int = 3) -> str:
         return f"{value:.{decimals}f}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return rf"${mantissa}\times 10^{{{int(exponent)}}}$"
+
+
+def drawn(fig) -> list[tuple[str, str, float, float]]:
+    """The points of every line and scatter of a figure: panel, curve, x, y; lines across a panel are left out."""
+    names = {mpl.colors.to_hex(color).upper(): name for name, color in COLORS.items()}
+    rows = []
+    for number, ax in enumerate(fig.axes, 1):
+        panel = ax.get_title("left") or ax.get_title() or ax.get_ylabel() or f"panel {number}"
+        curves = [(line, line.get_color(), line.get_xydata()) for line in ax.lines]
+        curves += [
+            (dots, dots.get_facecolor()[0] if len(dots.get_facecolor()) else "k", dots.get_offsets())
+            for dots in ax.collections
+            if isinstance(dots, mpl.collections.PathCollection)
+        ]
+        for place, (artist, color, points) in enumerate(curves, 1):
+            if isinstance(artist, mpl.lines.Line2D) and artist.get_transform() != ax.transData:
+                continue
+            label = str(artist.get_label())
+            if label.startswith("_"):
+                label = names.get(mpl.colors.to_hex(color).upper(), "curve") + f" {place}"
+            rows += [(panel, label, float(x), float(y)) for x, y in points]
+    return rows
 
 
 class Page:
@@ -161,7 +187,7 @@ class Page:
         }
 
     def figure(self, fig, id: str, *, caption: str, alt: str, runs: Sequence[xr.Dataset] = ()) -> None:
-        """Save a matplotlib figure as SVG and PNG, record it with its caption and provenance, and show it.
+        """Save a matplotlib figure as SVG, PDF, PNG and CSV, record it with its caption and provenance, and show it.
 
         Args:
             fig: The figure; it is closed.
@@ -179,18 +205,22 @@ class Page:
             raise ValueError(f"figure {id!r} needs a caption and an alt text of at least five words each")
         folder = self.folder / "figures" / self.notebook
         folder.mkdir(parents=True, exist_ok=True)
-        files = {kind: folder / f"{id}.{kind}" for kind in ("svg", "png")}
+        files = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
         fig.savefig(files["svg"], metadata={"Date": None})
+        fig.savefig(files["pdf"], metadata={"CreationDate": None})
         picture = io.BytesIO()
         fig.savefig(picture, format="png", dpi=120)  # the first page stays under a megabyte; the SVG is beside it
         files["png"].write_bytes(picture.getvalue())
+        with open(files["csv"], "w", newline="", encoding="utf-8") as handle:
+            table = csv.writer(handle, lineterminator="\n")
+            table.writerow(("panel", "curve", "x", "y"))
+            table.writerows((panel, curve, f"{x:.7g}", f"{y:.7g}") for panel, curve, x, y in drawn(fig))
         plt.close(fig)
         self.figures.append(
             {
                 "id": id,
                 "notebook": self.notebook,
-                "svg": str(files["svg"].relative_to(self.folder)),
-                "png": str(files["png"].relative_to(self.folder)),
+                **{kind: str(file.relative_to(self.folder)) for kind, file in files.items()},
                 "caption": " ".join(caption.split()),
                 "alt": " ".join(alt.split()),
                 "provenance": self.provenance(runs),
@@ -266,7 +296,9 @@ class Page:
             )
 
     def close(self) -> None:
-        """Write the records of this notebook in one stroke."""
+        """Show the verdict on this page's claims, and write the records of this notebook in one stroke."""
+        if self.claims:
+            self.say(self._verdict())
         record = {
             "notebook": self.notebook,
             "scale": self.scale,
@@ -277,6 +309,17 @@ class Page:
             "environment": results.environment(),
         }
         _write_json(self.folder / "records" / f"{self.notebook}.json", record)
+
+    def _verdict(self) -> str:
+        """How many of the claims hold, and the sentence of each that does not."""
+        failing = [claim["sentence"] for claim in self.claims if claim["verdict"] != "holds"]
+        total, holding = len(self.claims), len(self.claims) - len(failing)
+        where = f"at {self.scale} scale, seed {self.seed}"
+        if not failing:
+            return f"**Verdict.** ✓ Every claim of this page holds ({total} of {total}, {where})."
+        return f"**Verdict.** {holding} of {total} claims of this page hold {where}. ✗ Not found true: " + " ".join(
+            f"*{sentence}*" for sentence in failing
+        )
 
 
 def _write_json(target: pathlib.Path, content) -> None:

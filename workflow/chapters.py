@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import pathlib
@@ -10,6 +11,30 @@ import shutil
 
 import nbformat
 
+#: Which function of the library computes a variable of a run file, by the beginning of the variable's name.
+COMPUTED_BY = {
+    "approach_": "tracking.find_instability",
+    "check_": "tracking.find_instability",
+    "gd_": "dynamics.gradient_descent_step",
+    "flow_": "dynamics.gradient_flow",
+    "constrained_": "dynamics.constrained_step",
+    "violation": "stable_set.violation",
+    "predicted_": "dynamics.predicted_step",
+    "generalized_": "dynamics.generalized_predicted_step",
+    "distance": "tracking.track_from",
+    "transport": "tracking.track_from",
+    "alpha": "geometry.LocalGeometry.alpha",
+    "beta": "geometry.LocalGeometry.beta",
+    "delta_squared": "geometry.LocalGeometry.delta_squared",
+    "gamma": "geometry.LocalGeometry.cosine",
+    "eigenvalues": "eigen.leading_eigenpairs",
+    "rho": "diagnostics.tensor_norm",
+    "profile": "diagnostics.measure",
+    "third_along_": "diagnostics.measure",
+    "curvature_along_": "diagnostics.measure",
+}
+#: Modules whose functions draw, store and describe, and compute nothing that a figure shows.
+NOT_NUMERICAL = ("reporting", "results", "settings")
 PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 
@@ -47,8 +72,52 @@ def run_files(root: pathlib.Path, provenance: dict) -> list[pathlib.Path]:
     return [file for file in files if file.is_file()]
 
 
-def provenance_line(figure: dict, runs: list[pathlib.Path]) -> str:
-    """One small line under a figure: what made it, when and where; its files."""
+def bound(statement: ast.stmt) -> set[str]:
+    """Names that a statement at a cell's top level gives a meaning to."""
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return {statement.name}
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def rests_on(cells: list[str]) -> list[str]:
+    """Functions of the library, as ``module.name``, behind what the last of some cells shows.
+
+    Its statements, and those of earlier cells that give their names a meaning, are searched for functions of ``eoslib``
+    and for variables of run files (:data:`COMPUTED_BY`).
+
+    >>> rests_on(["from eoslib import reduced", "x = reduced.orbit(1)", "z = 2", "plot(x, run.predicted_loss)"])
+    ['reduced.orbit', 'dynamics.predicted_step']
+    """
+    cells = [re.sub(r"^[%!].*", "", cell, flags=re.MULTILINE) for cell in cells]  # magics are no Python
+    earlier = [statement for cell in cells[:-1] for statement in ast.parse(cell).body]
+    ahead = ast.parse(cells[-1]).body
+    used, meant = [], set()
+    while ahead:
+        used += ahead
+        loaded = {node.id for statement in ahead for node in ast.walk(statement) if isinstance(node, ast.Name)} - meant
+        meant |= loaded
+        ahead = [statement for statement in earlier if statement not in used and bound(statement) & loaded]
+    modules = {
+        alias.asname or alias.name: alias.name
+        for statement in used
+        if isinstance(statement, ast.ImportFrom) and statement.module == "eoslib"
+        for alias in statement.names
+        if alias.name not in NOT_NUMERICAL
+    }
+    found = []
+    for node in (node for statement in sorted(used, key=(earlier + used).index) for node in ast.walk(statement)):
+        word = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            found.append(f"{modules[node.value.id]}.{word}")
+        elif isinstance(word, str) and word.isidentifier():
+            found += [name for start, name in COMPUTED_BY.items() if word.startswith(start)]
+    return list(dict.fromkeys(found))
+
+
+def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:
+    """Small lines under a figure: what made it, when and where; its files; the source of what computed it."""
     made = figure["provenance"]
     seeds = made["seed"] if isinstance(made["seed"], list) else [made["seed"]]
     threads = f"{made['threads']} thread" + ("s" if made["threads"] != 1 else "")
@@ -62,12 +131,15 @@ def provenance_line(figure: dict, runs: list[pathlib.Path]) -> str:
     ]
     picture = f"/_generated/figures/{figure['notebook']}/{figure['id']}"
     links = [
-        f"[SVG](path:{picture}.svg)",
-        f"[PNG](path:{picture}.png)",
+        *(f"[{kind.upper()}](path:{picture}.{kind})" for kind in ("svg", "pdf", "png")),
+        f"[points drawn, CSV](path:{picture}.csv)",
         f"[executed notebook](path:downloads/{figure['notebook']}.ipynb)",
-        *(f"[{escaped(run.stem)}](path:downloads/{run.parent.name}/{run.name})" for run in runs),
+        *(f"[{escaped(run.stem)}, netCDF](path:downloads/{run.parent.name}/{run.name})" for run in runs),
     ]
-    return f":::{{div}} provenance\n{escaped(' · '.join(facts))}\n\nFiles: {' · '.join(links)}\n:::"
+    lines = [escaped(" · ".join(facts)), f"Files: {' · '.join(links)}"]
+    if functions:
+        lines.append("Source: " + " · ".join(f"{{source}}`{name}`" for name in functions))
+    return ":::{div} provenance\n" + "\n\n".join(lines) + "\n:::"
 
 
 def without_duplicate(cells: list) -> list:
@@ -95,6 +167,50 @@ def links_to(chapters: set[str], text: str, said: list[str]) -> str:
     return re.sub(r"(?<!!)\[([^\]]*)\]\(([\w-]+)\.ipynb(?:#[^)]*)?\)", link, text)
 
 
+def links_into_book(text: str) -> str:
+    """Markdown whose links to the book's pages, plain in a notebook, become the book's own.
+
+    >>> links_into_book("a [set](../book/notation.md#def-set), [it](../book/api.md#eoslib.x.f), [lab](../book/lab.md)")
+    'a set ({prf:ref}`def-set`), {py:obj}`it <eoslib.x.f>`, [lab](../lab.md)'
+    """
+    text = re.sub(r"\[([^\]]*)\]\(\.\./book/[\w-]+\.md#((?:def|thm)-[\w-]+)\)", r"\1 ({prf:ref}`\2`)", text)
+    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./book/api\.md#(eoslib\.[\w.]+)\)", r"{py:obj}`\1 <\2>`", text)
+    return re.sub(r"\]\(\.\./book/([\w-]+\.md)", r"](../\1", text)
+
+
+def with_exercises(cells: list, name: str) -> list:
+    """Cells tagged ``exercise`` become numbered exercises, and those tagged ``solution`` after them a folded solution.
+
+    Raises:
+        ChapterError: on an exercise whose first line is not ``## Exercise: its title``, or a solution without exercise.
+    """
+    done, label, number, within = [], "", 0, False
+
+    def directive(kind: str, end: str, *options: str):
+        text = "\n".join([f"::::{{{kind}-{end}}} {label if end == 'start' else ''}".rstrip(), *options, "::::"])
+        done.append(nbformat.v4.new_markdown_cell(text, id=f"{label}-{end}"[:64]))
+
+    for cell in [*cells, None]:
+        tags = cell.metadata.get("tags", []) if cell is not None else []
+        if within and "solution" not in tags:
+            directive("solution", "end")
+        if "solution" in tags and not within:
+            if not label:
+                raise ChapterError(f"{name}: a cell tagged 'solution' comes before any tagged 'exercise'")
+            directive("solution", "start", ":class: dropdown")
+        within = "solution" in tags
+        if "exercise" in tags:
+            heading, _, text = cell.source.partition("\n")
+            if not (title := re.fullmatch(r"#+ Exercise: (.+)", heading)):
+                raise ChapterError(f"{name}: an exercise begins with '## Exercise: its title', got {heading!r}")
+            number += 1
+            label = f"exercise-{name}-{number}".replace("_", "-")
+            body = f"::::{{exercise}} {title.group(1)}\n:label: {label}\n\n{text.strip()}\n::::"
+            cell.source = body if number > 1 else f"## Exercises\n\n{body}"
+        done += [cell] if cell is not None else []
+    return done
+
+
 def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapters: set[str]):
     """The chapter of an executed notebook, and the run files that it offers.
 
@@ -109,19 +225,21 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         The chapter's notebook; the run files behind its figures; the absent notebooks that it links to.
 
     Raises:
-        ChapterError: on a cell that failed, a picture that no record describes, or two figures in one cell.
+        ChapterError: on a cell that failed, a picture that no record describes, two figures in one cell, or an
+            exercise without its title.
     """
     notebook, known = (
         copy.deepcopy(notebook),
         {figure["id"]: figure for figure in figures if figure["notebook"] == name},
     )
-    cells, offered, missing = [], [], []
+    cells, code, offered, missing = [], [], [], []
     for cell in without_duplicate(notebook.cells):
         cells.append(cell)
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "markdown":
-            cell.source = links_to(chapters, cell.source, missing)
+            cell.source = links_into_book(links_to(chapters, cell.source, missing))
             continue
+        code.append(cell.source)
         # Warnings and progress bars belong to the log; they name places of the machine that ran.
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         shown = []
@@ -145,8 +263,9 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         }
         runs = run_files(root, figure["provenance"])
         offered += runs
-        cells.append(nbformat.v4.new_markdown_cell(provenance_line(figure, runs), id=f"provenance-{figure['id']}"[:64]))
-    notebook.cells = cells
+        told = provenance_line(figure, runs, rests_on(code))
+        cells.append(nbformat.v4.new_markdown_cell(told, id=f"provenance-{figure['id']}"[:64]))
+    notebook.cells = with_exercises(cells, name)
     # Sentences that a cell shows may hold formulas.
     notebook.metadata["mystnb"] = {"render_markdown_format": "myst"} | notebook.metadata.get("mystnb", {})
     for place in ("input_path", "output_path", "environment_variables"):

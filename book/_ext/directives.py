@@ -12,6 +12,8 @@ import records
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.errors import PycodeError
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 
@@ -105,6 +107,19 @@ class RecordDirective(SphinxDirective):
             refwarn=True,
         )
 
+    def figure_link(self, figure: dict) -> nodes.Node:
+        """Link to a figure's place in its chapter, where its notebook, data and code are linked too."""
+        return addnodes.pending_xref(
+            "",
+            nodes.inline("", "In its chapter"),
+            refdomain="std",
+            reftype="ref",
+            reftarget=f"fig-{figure['id']}".lower(),
+            refdoc=self.env.docname,
+            refexplicit=True,
+            refwarn=True,
+        )
+
     def image(self, figure: dict, lazy: bool) -> nodes.image:
         source = f"/_generated/figures/{figure['notebook']}/{figure['id']}.png"
         return nodes.image(uri=source, alt=figure["alt"], loading="lazy" if lazy else "eager")
@@ -180,11 +195,8 @@ class FigureGallery(RecordDirective):
 
     def card(self, figure: dict) -> nodes.container:
         links = self.paragraph(
-            self.chapter_link(figure["notebook"], "Chapter"),
-            " · ",
-            self.download(figure, "svg"),
-            " · ",
-            self.download(figure, "png"),
+            self.figure_link(figure),
+            *(part for kind in records.FIGURE_FILES for part in (" · ", self.download(figure, kind))),
             classes=("figure-links",),
         )
         picture = nodes.container("", self.image(figure, lazy=True), classes=["figure-card"])
@@ -378,6 +390,23 @@ class ChapterRole(SphinxRole):
         return [link, nodes.Text(fare)], []
 
 
+class SourceRole(SphinxRole):
+    """The role ``source``: link from ``module.name`` to the line of the library's source where it is defined."""
+
+    def run(self):
+        module, _, name = self.text.partition(".")
+        try:
+            tags = ModuleAnalyzer.for_module(f"eoslib.{module}").find_tags()
+            line = tags[name][1]
+        except (PycodeError, KeyError):
+            told = self.inliner.reporter.error(f"eoslib has no {self.text!r} whose source could be shown")
+            return [nodes.problematic(self.rawtext, self.rawtext)], [told]
+        up = "../" * self.env.docname.count("/")
+        listing = f"{up}_modules/eoslib/{module}.html#{name.partition('.')[0]}"  # members are listed with their class
+        words = [nodes.literal("", self.text), nodes.Text(f" (line {line})")]
+        return [nodes.reference("", "", *words, refuri=listing, internal=True, classes=["source"])], []
+
+
 def told_value(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {told_value(item)}" for key, item in value.items())
@@ -388,6 +417,7 @@ def told_value(value) -> str:
 
 def setup(app: Sphinx) -> None:
     app.add_role("chapter", ChapterRole())
+    app.add_role("source", SourceRole())
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("figure-gallery", FigureGallery)
     app.add_directive("story-figure", StoryFigure)

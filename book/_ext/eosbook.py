@@ -43,11 +43,11 @@ def take_mathjax(assets: Path) -> None:
 
 
 def copy_figures(found: records.Records, target: Path) -> None:
-    """Copy every recorded figure of the shown scale to ``_generated/figures/<notebook>/<id>.{png,svg}``."""
+    """Copy every recorded figure of the shown scale to ``_generated/figures/<notebook>/<id>.{svg,pdf,png,csv}``."""
     for figure in found.figures:
         folder = target / "figures" / figure["notebook"]
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in ("png", "svg"):
+        for kind in records.FIGURE_FILES:
             shutil.copyfile(found.figure_file(figure, kind), folder / f"{figure['id']}.{kind}")
 
 

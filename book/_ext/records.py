@@ -24,7 +24,8 @@ CLAIM_KEYS = [
     "reason",
     "verdict",
 ]
-FIGURE_KEYS = ["id", "notebook", "svg", "png", "caption", "alt", "provenance"]
+FIGURE_FILES = ["svg", "pdf", "png", "csv"]
+FIGURE_KEYS = ["id", "notebook", *FIGURE_FILES, "caption", "alt", "provenance"]
 
 
 class RecordError(Exception):
@@ -61,7 +62,7 @@ class Records:
         return next((claim for claim in self.claims if claim["id"] == identifier), None)
 
     def figure_file(self, figure: dict, kind: str) -> Path:
-        """The ``png`` or ``svg`` file of a figure, as the notebook wrote it.
+        """A file of a figure (of a kind in :data:`FIGURE_FILES`), as the notebook wrote it.
 
         Raises:
             RecordError: where the record names a file that is not there.
