@@ -200,6 +200,11 @@ def _rates(name: str, test, quick, paper) -> tuple[Run, ...]:
     return tuple(Run(name, dict(test=t, quick=q, paper=p)) for t, q, p in zip(test, quick, paper, strict=True))
 
 
+def _seeds(name: str, count: int = 5) -> tuple[Run, ...]:
+    """All but the first of so many seeds, at quick scale: at the others one run of an experiment is enough."""
+    return tuple(Run(name, seed_offset=offset, scales=("quick",)) for offset in range(1, count))
+
+
 _THREE_RATES = _rates("mlp-cats-dogs", (0.06, 0.05, 0.04), (0.02, 0.01, 0.005), (0.04, 0.02, 0.01))
 
 #: Which runs each notebook draws on; the task graph and the notebooks read the same table.
@@ -211,6 +216,14 @@ NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
     "05_predicted_dynamics": (Run("mlp-cifar10"),),
     "06_beyond_the_cubic": (Run("mlp-cats-dogs-logistic"), Run("mlp-cifar10-cross-entropy")),
     "07_assumptions": (Run("mlp-cifar10"),),
+    "08_settings": (
+        *_THREE_RATES,
+        *_seeds("mlp-cats-dogs"),
+        Run("mlp-cifar10"),
+        *_seeds("mlp-cifar10"),
+        Run("mlp-cats-dogs-logistic"),
+        Run("mlp-cifar10-cross-entropy"),
+    ),
 }
 
 
