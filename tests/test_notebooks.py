@@ -1,16 +1,27 @@
 """Every notebook runs by papermill at test scale, on the data in the repository, and keeps to the schema."""
 
+import importlib.util
+import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
 from eoslib import reporting, settings
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+#: The same cell in every notebook.
+LAUNCH = next(
+    "".join(cell["source"])
+    for cell in json.loads(NOTEBOOKS[0].read_text())["cells"]
+    if "remove-cell" in cell["metadata"].get("tags", ())
+)
+SESSIONS = "http://192.0.2.1:9000/api/sessions"
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +33,68 @@ def shared(tmp_path_factory):
 
 def test_every_notebook_with_runs_exists():
     assert set(settings.NOTEBOOK_RUNS) <= {file.stem for file in NOTEBOOKS}
+
+
+def cells(notebook: pathlib.Path, kind: str) -> list[dict]:
+    found = json.loads(notebook.read_text())["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in found if cell["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebook_reads_as_a_page(notebook):
+    """It opens with its claim, its first code installs the library where that is missing, and it tells its limits."""
+    assert "**Claim.**" in cells(notebook, "markdown")[0]["source"]
+    first, *others = cells(notebook, "code")
+    assert first["source"] == LAUNCH
+    assert first["metadata"]["tags"] == ["remove-cell"]
+    assert not any(cell["source"] == LAUNCH for cell in others)
+    assert any("## What would break this" in cell["source"] for cell in cells(notebook, "markdown"))
+    assert others[-1]["source"].strip().endswith("page.close()")
+
+
+@pytest.fixture
+def launched(monkeypatch, tmp_path):
+    """``launched(found=None)``: the cell that installs, run in an empty folder; what it asked pip for."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("EOSLIB_REPOSITORY", "COLAB_JUPYTER_IP"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+
+    def run(found=None):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+        exec(LAUNCH, {})
+        return [command[-1] for command in asked]
+
+    return run
+
+
+def test_launch_does_nothing_where_the_library_is(launched):
+    assert launched(found=object()) == []
+
+
+def test_launch_from_a_checkout(launched, monkeypatch, tmp_path):
+    (tmp_path / "eoslib").mkdir()
+    (tmp_path / "eoslib" / "settings.py").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert launched() == [f"eoslib[theory] @ {tmp_path.as_uri()}"]
+
+
+def test_launch_on_colab(launched, monkeypatch):
+    """Colab tells its kernel where the notebook was opened from."""
+    opened = "fileId=https%3A%2F%2Fgithub.com%2Fsomebody%2Fa-book%2Fblob%2Fnext%2Fstep%2Fnotebooks%2F01_x.ipynb"
+    answer = io.BytesIO(json.dumps([{"name": "01_x.ipynb", "path": opened}]).encode())
+    monkeypatch.setenv("COLAB_JUPYTER_IP", "192.0.2.1")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda address, timeout: {SESSIONS: answer}[address])
+    assert launched() == ["eoslib[theory] @ git+https://github.com/somebody/a-book@next/step"]
+
+
+def test_launch_from_a_named_repository_or_not_at_all(launched, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"eoslib is not installed.*set EOSLIB_REPOSITORY"):
+        launched()
+    monkeypatch.setenv("EOSLIB_REPOSITORY", "git+https://example.org/a-book")
+    assert launched() == ["eoslib[theory] @ git+https://example.org/a-book"]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
@@ -40,8 +113,8 @@ def test_notebook_runs_and_records(notebook, shared, tmp_path):
             claim["relation"], claim["predicted"], measured, claim["tolerance"]
         )
     for figure in record["figures"]:
-        for kind in ("svg", "png"):
-            assert (shared / "test" / figure[kind]).stat().st_size > 1000
+        for kind in reporting.FIGURE_FILES:
+            assert (shared / "test" / figure[kind]).stat().st_size > 200
         assert figure["provenance"]["scale"] == "test"
     shown = json.loads((tmp_path / "out.ipynb").read_text())
     outputs = [output for cell in shown["cells"] for output in cell.get("outputs", ())]

@@ -134,7 +134,7 @@ def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]
         *(f"[{kind.upper()}](path:{picture}.{kind})" for kind in ("svg", "pdf", "png")),
         f"[points drawn, CSV](path:{picture}.csv)",
         f"[executed notebook](path:downloads/{figure['notebook']}.ipynb)",
-        *(f"[{escaped(run.stem)}, netCDF](path:downloads/{run.parent.name}/{run.name})" for run in runs),
+        *(f"[`{run.stem}`, netCDF](path:downloads/{run.parent.name}/{run.name})" for run in runs),
     ]
     lines = [escaped(" · ".join(facts)), f"Files: {' · '.join(links)}"]
     if functions:

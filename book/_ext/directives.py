@@ -158,7 +158,8 @@ class ClaimsTable(RecordDirective):
 
     def told(self, claim: dict) -> list[nodes.Node]:
         why = str(claim["reason"]).rstrip(".")
-        measure = f"{claim['quantity'].rstrip('.')}. Tolerance {records.show(claim['tolerance'])}: {why}."
+        quantity = claim["quantity"].rstrip(".")
+        measure = f"{quantity[:1].upper()}{quantity[1:]}. Tolerance {records.show(claim['tolerance'], 2)}: {why}."
         paper = (
             [self.paragraph(f"The paper: {claim['paper']}", classes=("claim-reason",))] if claim.get("paper") else []
         )

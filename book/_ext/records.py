@@ -115,8 +115,8 @@ def load_if_present(scale: str, root: Path | None = None) -> Records | None:
     return load(scale, root) if (folder / "claims.json").is_file() and (folder / "figures.json").is_file() else None
 
 
-def show(value) -> str:
-    """A recorded value as text: four significant digits for a float, ``–`` where there is none.
+def show(value, digits: int = 4) -> str:
+    """A recorded value as text: so many significant digits for a float, ``–`` where there is none.
 
     >>> show(0.123456), show(1234567.0), show(2.0), show(3), show(None), show("never"), show(2e-7)
     ('0.1235', '1.235 × 10⁶', '2', '3', '–', 'never', '2 × 10⁻⁷')
@@ -129,7 +129,7 @@ def show(value) -> str:
         return ", ".join(show(item) for item in value)
     if not isinstance(value, float):
         return str(value)
-    mantissa, _, exponent = f"{value:.4g}".partition("e")
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
     if not exponent:
         return mantissa.replace("-", "−")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
@@ -139,7 +139,7 @@ def show(value) -> str:
 def with_spread(claim: dict) -> str:
     """Measured value and, where there is one, its spread over seeds."""
     measured = show(claim["measured"])
-    return f"{measured} ± {show(claim['spread'])}" if claim["spread"] else measured
+    return f"{measured} ± {show(claim['spread'], 2)}" if claim["spread"] else measured
 
 
 def holds(claim: dict) -> bool:

@@ -33,8 +33,7 @@ CLAIM = {
 FIGURE = {
     "id": "sharpness",
     "notebook": NOTEBOOK,
-    "svg": f"figures/{NOTEBOOK}/sharpness.svg",
-    "png": f"figures/{NOTEBOOK}/sharpness.png",
+    **{kind: f"figures/{NOTEBOOK}/sharpness.{kind}" for kind in ("svg", "pdf", "png", "csv")},
     "caption": "It rises to $2/\\eta$.",
     "alt": "A rising curve.",
     "provenance": {
@@ -62,7 +61,7 @@ _spec.loader.exec_module(records)
 def write(root: Path, claims: list[dict], figures: list[dict], scale: str = "quick") -> Path:
     folder = root / scale
     for figure in figures:
-        for kind in ("png", "svg"):
+        for kind in ("svg", "pdf", "png", "csv"):
             file = folder / figure[kind]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(PIXEL if kind == "png" else b"<svg xmlns='http://www.w3.org/2000/svg'/>")
@@ -85,7 +84,7 @@ def build(tmp_path: Path, text: str, results: Path) -> tuple[int, str, str]:
         "exclude_patterns = ['_generated', '_assets']\n"
     )
     (source / "index.md").write_text(f"# Page\n\n{text}\n\n```{{toctree}}\nchapters/{NOTEBOOK}\n```\n")
-    (source / "chapters" / f"{NOTEBOOK}.md").write_text("# Progressive sharpening\n\nWords.\n")
+    (source / "chapters" / f"{NOTEBOOK}.md").write_text("# Progressive sharpening\n\n(fig-sharpness)=\nWords.\n")
     told = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going", str(source), str(tmp_path / "out")],
         capture_output=True,
@@ -132,6 +131,9 @@ def test_pages_made_of_records(tmp_path):
     status, messages, page = build(tmp_path, text, results)
     assert status == 0, messages
     assert "1.037 ± 0.02" in page
+    assert f'href="chapters/{NOTEBOOK}.html#fig-sharpness"' in page
+    for kind in ("svg", "pdf", "png", "csv"):
+        assert f'sharpness.{kind}"' in page
     assert "✓ holds" in page
     assert "✗ does not hold" in page
     assert "It rises to 2/η." in page
@@ -140,6 +142,20 @@ def test_pages_made_of_records(tmp_path):
     assert f'href="chapters/{NOTEBOOK}.html"' in page
     assert "(1 of 1 claims hold)" in page
     assert "absent (not in this build)" in page
+
+
+def test_source_line_is_the_one_in_the_source(tmp_path):
+    results = write(tmp_path / "results", [CLAIM], [FIGURE])
+    status, messages, page = build(tmp_path, "{source}`reduced.orbit` {source}`geometry.LocalGeometry.beta`", results)
+    assert status == 0, messages
+    lines = (EXTENSIONS.parents[1] / "eoslib" / "reduced.py").read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if text.startswith("def orbit("))
+    assert f"(line {line})" in page
+    assert 'href="_modules/eoslib/reduced.html#orbit"' in page
+    assert 'href="_modules/eoslib/geometry.html#LocalGeometry"' in page
+    status, messages, _ = build(tmp_path, "{source}`reduced.never_written`", results)
+    assert status != 0
+    assert "eoslib has no 'reduced.never_written'" in messages
 
 
 def test_record_without_its_chapter_fails_the_build(tmp_path):

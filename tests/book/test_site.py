@@ -43,7 +43,60 @@ def test_records_lead_to_their_chapter(open_page):
     assert links.count() == page.locator("article section section").count() > 0
     page = open_page("gallery.html", page)
     assert page.locator(".gallery-item").count() == page.locator(".figure-links a[href*='chapters/']").count() > 0
-    assert page.locator(".gallery-item a[href$='.svg']").count() == page.locator(".gallery-item").count()
+    for kind in ("svg", "pdf", "png", "csv"):
+        links = page.locator(f".gallery-item a[href$='.{kind}']")
+        assert links.count() == page.locator(".gallery-item").count()
+
+
+def test_every_figure_of_a_chapter_leads_to_what_made_it(open_page, pages, site):
+    """Under each figure: its files, the executed notebook, its data, and lines of source that are in the listings."""
+    page, seen, wrong = None, 0, []
+    for name in (name for name in pages if name.startswith("chapters/")):
+        page = open_page(name, page)
+        figures = page.locator(".cell_output figure")
+        blocks = page.locator("div.provenance")
+        assert figures.count() == blocks.count(), name
+        for block in blocks.all():
+            seen += 1
+            told = block.inner_text()
+            links = block.locator("a").evaluate_all("links => links.map((link) => link.getAttribute('href'))")
+            for ending in (".svg", ".pdf", ".png", ".csv", f"{Path(name).stem}.ipynb"):
+                wrong += [] if any(link.endswith(ending) for link in links) else [f"{name}: {told[:60]}: no {ending}"]
+            sources = [link for link in links if "_modules/" in link]
+            wrong += [] if sources else [f"{name}: {told[:60]}: no source"]
+            for link in sources:
+                file, _, anchor = link.partition("#")
+                listing = (site / name).parent.joinpath(file).resolve().read_text(encoding="utf-8")
+                wrong += [] if f'id="{anchor}"' in listing else [f"{name}: {link} leads nowhere"]
+    assert not wrong
+    assert seen >= 10
+
+
+def test_chapters_keep_their_form(open_page, pages):
+    """A chapter opens with its claim, tells what would break it, has an exercise, and closes with its verdict."""
+    page = None
+    for name in (name for name in pages if name.startswith("chapters/")):
+        page = open_page(name, page)
+        assert page.locator("article h1 ~ p").first.inner_text().startswith("Claim."), name
+        headings = page.locator("article h2").all_inner_texts()
+        assert "What would break this" in [heading.strip("# \n") for heading in headings], name
+        assert page.locator("article section section").last.locator("p", has_text="Verdict.").count() == 1, name
+        assert "importlib" not in page.locator("article").inner_text(), f"{name}: the cell that installs is shown"
+
+
+def test_solutions_are_folded_and_open_by_keyboard(open_page):
+    page = open_page("chapters/01_progressive_sharpening.html")
+    exercise, solution = page.locator("div.admonition.exercise"), page.locator("div.admonition.solution")
+    assert exercise.count() == solution.count() >= 1
+    inside = solution.first.locator("p:not(.admonition-title)").first
+    assert not inside.is_visible()
+    solution.first.locator("button.toggle-button").focus()
+    page.keyboard.press("Enter")
+    assert inside.is_visible()
+    assert solution.first.locator("table td").count() > 3, "the solution's numbers were computed"
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    twice = {name for name in ids if ids.count(name) > 1 and not name.startswith("MJX")}
+    assert not twice
 
 
 def test_verdicts_are_told_in_words(open_page):
