@@ -27,7 +27,7 @@ LAYERS = (
     ("geometry", "criteria", "data"),
     ("stable_set", "models", "diagnostics"),
     ("dynamics", "experiments", "coupling"),
-    ("tracking",),
+    ("tracking", "training"),
     ("results",),
     ("reporting",),
 )
