@@ -298,11 +298,7 @@ def _largest(draw, alpha, learning_rate, horizon, start) -> CouplingErrors:
     return worst._replace(smallest=-worst.smallest, smallest_alpha=-worst.smallest_alpha)
 
 
-@jax.jit
-def _sweep(draws, alphas, learning_rate, horizon, start) -> CouplingErrors:
-    every = jax.vmap(_largest, in_axes=(0, None, None, None, None))
-    found = jax.lax.map(lambda alpha: every(draws, alpha, learning_rate, horizon, start), alphas)
-    return jax.tree.map(jnp.transpose, found)
+_side_by_side = jax.jit(jax.vmap(_largest, in_axes=(0, None, None, None, None)))
 
 
 def coupling_errors(draws, alphas, *, learning_rate, horizon=6.0, start=0.5) -> CouplingErrors:
@@ -331,4 +327,7 @@ def coupling_errors(draws, alphas, *, learning_rate, horizon=6.0, start=0.5) -> 
     for name, value in (("horizon", horizon), ("start", start)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
-    return _sweep(draws, alphas, *(jnp.asarray(value, alphas.dtype) for value in (learning_rate, horizon, start)))
+    learning_rate, horizon, start = (jnp.asarray(value, alphas.dtype) for value in (learning_rate, horizon, start))
+    # One program for every α: each ends after its own number of steps.
+    found = [_side_by_side(draws, alpha, learning_rate, horizon, start) for alpha in alphas]
+    return jax.tree.map(lambda *fields: jnp.stack(fields, axis=1), *found)
