@@ -56,3 +56,24 @@ def edge(network):
     _, theta, dense = network
     theta = oracles.descend_to_edge(dense, theta, oracles.RATE)
     return theta, jax.numpy.asarray(dense.eigen(theta)[1][0])
+
+
+@pytest.fixture(scope="session")
+def tracked(network, edge):
+    """Every trajectory of the small network from the edge on, the state at each step kept: (Dataset, states).
+
+    One step a chunk, so that the state is seen at each; ``states[t]`` is a TrackState, ``states[-1]`` that at the end.
+    """
+    import oracles
+
+    from eoslib import tracking
+
+    states = []
+    options = tracking.Options(
+        generalized=True, transport=oracles.TRANSPORT, start=0.0, kick=0.5, chunk=1, strided=oracles.STRIDED
+    )
+    data = tracking.track_from(
+        network[0], *edge, oracles.RATE, steps=oracles.STEPS, options=options, progress=False,
+        restore=lambda start: states.append(start[0]), save=lambda kept, _: states.append(kept[0]),
+    )  # fmt: skip
+    return data, states

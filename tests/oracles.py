@@ -28,6 +28,7 @@ class Dense:
     hessian: Callable
     derivative: Callable  # of the Hessian along v, times v
     mixed: Callable  # of the Hessian along v, times w
+    fourth_along: Callable  # second, of the Hessian along v, times v
 
     @classmethod
     def of(cls, loss: Callable) -> Dense:
@@ -39,7 +40,10 @@ class Dense:
         def derivative(theta, v):
             return mixed(theta, v, v)
 
-        return cls(*map(jax.jit, (loss, jax.grad(loss), hessian, derivative, mixed)))
+        def fourth_along(theta, v):
+            return jax.jvp(lambda t: derivative(t, v), (theta,), (v,))[1]
+
+        return cls(*map(jax.jit, (loss, jax.grad(loss), hessian, derivative, mixed, fourth_along)))
 
     def slope(self, theta, v) -> float:
         """v·∇L by differences of the loss."""
@@ -106,6 +110,7 @@ def _nearest(dense: Dense, point, edge: float, conditions: int) -> np.ndarray:
 
 INPUTS, WIDTH, SAMPLES = 6, 16, 40  # 129 parameters: above the size up to which eoslib forms the matrix
 RATE = 0.1  # meets the edge with ε = .07, λ_2 at .42 · 2/η
+STEPS, STRIDED, TRANSPORT = 40, 20, 10  # of the trajectories that the tests share: half a cycle
 
 
 def mlp_params(seed: int = 0) -> dict:
