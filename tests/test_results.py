@@ -1,6 +1,11 @@
 """Run files: schema, digests, reasons to compute again; and the records that notebooks make."""
 
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,6 +57,138 @@ def test_a_broken_file_is_named(home):
     results.write(small(setting, 0).drop_vars("check_alpha"), file)
     with pytest.raises(results.SchemaError, match=rf"{file.name} lacks the variable check_alpha"):
         results.load(file)
+
+
+def test_a_write_that_fails_leaves_the_old_file(home, monkeypatch):
+    setting = settings.get("mlp-cats-dogs", "test")
+    file = results.path(setting, 0)
+    results.write(small(setting, 0), file)
+    before = file.read_bytes()
+
+    def half(self, path, **_):
+        pathlib.Path(path).write_bytes(before[: len(before) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    with pytest.raises(OSError, match="no space left"):
+        results.write(small(setting, 0), file)
+    assert file.read_bytes() == before
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+# --- killed, resumed, asked for twice ---------------------------------------------------------------------------------
+
+#: A run of the whole machinery on the small network; argument: what to do, then the folders to do it in.
+DRIVER = """
+import os, signal, sys, types
+sys.path.insert(0, sys.argv[1])
+import jax, oracles
+from eoslib import experiments, results, settings, tracking
+from eoslib.objective import Objective
+
+def prepare(setting, seed, *, folder=None):
+    print("computing", flush=True)
+    with jax.enable_x64(True):
+        objective = Objective.create(oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch(), dtype="float32")
+        theta = objective.ravel(oracles.mlp_params())
+    return experiments.Experiment(objective, theta, None, types.SimpleNamespace(digest="none"))
+
+def killing(function, calls):
+    left = [calls]
+    def wrapped(*arguments, **options):
+        found = function(*arguments, **options)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+    return wrapped
+
+experiments.prepare = prepare
+results.CHECKPOINT_SECONDS = 0.0
+setting = settings.get(
+    "mlp-cats-dogs", "test", learning_rate=oracles.RATE, tracked_steps=75, generalized=True, transport=20, strided=25
+)
+for folder, killed in zip(sys.argv[2::2], sys.argv[3::2]):
+    os.environ["EOSLIB_RESULTS"] = folder
+    if killed == "approach":
+        tracking._descend = killing(tracking._descend, 3)
+    elif killed == "middle":
+        results._Checkpoints.save = killing(results._Checkpoints.save, 3)  # the approach, then two chunks
+    results.compute(setting, 0, progress=False)
+    print("done", flush=True)
+"""
+
+
+def driver(cache, *folders_and_fates):
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }  # fmt: skip
+    here = pathlib.Path(__file__).parent
+    command = [sys.executable, "-c", DRIVER, str(here), *map(str, folders_and_fates)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, cwd=here.parent, **pipes)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run left alone; and one killed on the way to the edge, killed again in the middle, then asked for twice."""
+    whole, cut, cache = (tmp_path_factory.mktemp(name) for name in ("whole", "cut", "cache"))
+    ends = []
+    for processes in (
+        [driver(cache, whole, "never", cut, "approach")],
+        [driver(cache, cut, "middle")],
+        [driver(cache, cut, "never") for _ in range(2)],
+    ):
+        said = [process.communicate(timeout=300) for process in processes]
+        ends.append([(process.returncode, out.split(), err[-2000:]) for process, (out, err) in zip(processes, said)])
+        if len(ends) == 2:
+            kept = sorted(
+                str(f.relative_to(cut)) for f in cut.rglob("*") if f.name in ("last", "seconds") or f.suffix == ".nc"
+            )
+    return whole, cut, ends, kept
+
+
+def test_a_killed_run_is_killed_and_leaves_a_checkpoint(runs):
+    _, _, ((first,), (second,), _), kept = runs
+    assert first[:2] == (-signal.SIGKILL, ["computing", "done", "computing"]), first[2]
+    assert second[:2] == (-signal.SIGKILL, ["computing"]), second[2]
+    assert [pathlib.Path(f).name for f in kept] == ["last", "seconds"]  # and no run file
+
+
+def test_two_that_ask_for_one_run_do_the_work_once(runs):
+    _, cut, (_, _, ends), _ = runs
+    assert [code for code, *_ in ends] == [0, 0], ends
+    assert sorted(said for _, said, _ in ends) == [["computing", "done"], ["done"]]
+    assert [f.suffix for f in (cut / "test").iterdir()] == [".nc"]  # nothing half-written
+
+
+def test_a_killed_run_ends_in_the_numbers_of_one_left_alone(runs):
+    whole, cut, *_ = runs
+    (file,) = (whole / "test").iterdir()
+    expected, resumed = results.load(file), results.load(cut / "test" / file.name)
+    assert expected.sizes["t"] == 75
+    assert expected.sizes["stride"] == 3
+    assert set(expected.variables) == set(resumed.variables)
+    for name in expected.variables:
+        np.testing.assert_array_equal(resumed[name], expected[name], err_msg=str(name))
+    differing = {name for name in expected.attrs if expected.attrs[name] != resumed.attrs[name]}
+    assert differing <= {"seconds", "date", "commit"}
+    assert resumed.attrs["seconds"] > 0
+
+
+def test_a_finished_run_is_loaded_and_leaves_no_checkpoint(runs, monkeypatch):
+    _, cut, *_ = runs
+    monkeypatch.setenv("EOSLIB_RESULTS", str(cut))
+    assert not [f for f in (cut / "checkpoints").rglob("*") if f.is_dir()]
+    attributes = results.load(next((cut / "test").iterdir())).attrs
+    setting = settings.Setting(**json.loads(attributes["setting"]))
+    assert setting.digest() == attributes["setting_digest"]
+    monkeypatch.setattr(results, "compute", None)  # would fail if called
+    assert results.load_or_run(setting, 0).attrs == attributes
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
