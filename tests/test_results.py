@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -134,39 +135,33 @@ def driver(cache, *folders_and_fates):
 def runs(tmp_path_factory):
     """One run left alone; and one killed on the way to the edge, killed again in the middle, then asked for twice."""
     whole, cut, cache = (tmp_path_factory.mktemp(name) for name in ("whole", "cut", "cache"))
-    ends = []
-    for processes in (
-        [driver(cache, whole, "never", cut, "approach")],
-        [driver(cache, cut, "middle")],
-        [driver(cache, cut, "never") for _ in range(2)],
-    ):
+
+    def ends(*processes):
         said = [process.communicate(timeout=300) for process in processes]
-        ends.append([(process.returncode, out.split(), err[-2000:]) for process, (out, err) in zip(processes, said)])
-        if len(ends) == 2:
-            kept = sorted(
-                str(f.relative_to(cut)) for f in cut.rglob("*") if f.name in ("last", "seconds") or f.suffix == ".nc"
-            )
-    return whole, cut, ends, kept
+        return [(process.returncode, out.split(), err[-2000:]) for process, (out, err) in zip(processes, said)]
+
+    (first,) = ends(driver(cache, whole, "never", cut, "approach"))
+    (second,) = ends(driver(cache, cut, "middle"))
+    kept = [f.name for f in cut.rglob("*") if f.name in ("last", "seconds") or f.suffix == ".nc"]
+    both = ends(driver(cache, cut, "never"), driver(cache, cut, "never"))
+    return types.SimpleNamespace(whole=whole, cut=cut, first=first, second=second, kept=kept, both=both)
 
 
 def test_a_killed_run_is_killed_and_leaves_a_checkpoint(runs):
-    _, _, ((first,), (second,), _), kept = runs
-    assert first[:2] == (-signal.SIGKILL, ["computing", "done", "computing"]), first[2]
-    assert second[:2] == (-signal.SIGKILL, ["computing"]), second[2]
-    assert [pathlib.Path(f).name for f in kept] == ["last", "seconds"]  # and no run file
+    assert runs.first[:2] == (-signal.SIGKILL, ["computing", "done", "computing"]), runs.first[2]
+    assert runs.second[:2] == (-signal.SIGKILL, ["computing"]), runs.second[2]
+    assert sorted(runs.kept) == ["last", "seconds"]  # and no run file
 
 
 def test_two_that_ask_for_one_run_do_the_work_once(runs):
-    _, cut, (_, _, ends), _ = runs
-    assert [code for code, *_ in ends] == [0, 0], ends
-    assert sorted(said for _, said, _ in ends) == [["computing", "done"], ["done"]]
-    assert [f.suffix for f in (cut / "test").iterdir()] == [".nc"]  # nothing half-written
+    assert [code for code, *_ in runs.both] == [0, 0], runs.both
+    assert sorted(said for _, said, _ in runs.both) == [["computing", "done"], ["done"]]
+    assert [f.suffix for f in (runs.cut / "test").iterdir()] == [".nc"]  # nothing half-written
 
 
 def test_a_killed_run_ends_in_the_numbers_of_one_left_alone(runs):
-    whole, cut, *_ = runs
-    (file,) = (whole / "test").iterdir()
-    expected, resumed = results.load(file), results.load(cut / "test" / file.name)
+    (file,) = (runs.whole / "test").iterdir()
+    expected, resumed = results.load(file), results.load(runs.cut / "test" / file.name)
     assert expected.sizes["t"] == 75
     assert expected.sizes["stride"] == 3
     assert set(expected.variables) == set(resumed.variables)
@@ -178,10 +173,9 @@ def test_a_killed_run_ends_in_the_numbers_of_one_left_alone(runs):
 
 
 def test_a_finished_run_is_loaded_and_leaves_no_checkpoint(runs, monkeypatch):
-    _, cut, *_ = runs
-    monkeypatch.setenv("EOSLIB_RESULTS", str(cut))
-    assert not [f for f in (cut / "checkpoints").rglob("*") if f.is_dir()]
-    attributes = results.load(next((cut / "test").iterdir())).attrs
+    monkeypatch.setenv("EOSLIB_RESULTS", str(runs.cut))
+    assert not [f for f in (runs.cut / "checkpoints").rglob("*") if f.is_dir()]
+    attributes = results.load(next((runs.cut / "test").iterdir())).attrs
     setting = settings.Setting(**json.loads(attributes["setting"]))
     assert setting.digest() == attributes["setting_digest"]
     monkeypatch.setattr(results, "compute", None)  # would fail if called
