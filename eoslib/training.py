@@ -1,0 +1,123 @@
+"""Plain training with a schedule of learning rates: what edge-of-stability training costs, and what a change of η does.
+
+>>> import jax.numpy as jnp
+>>> objective = Objective.create(lambda p: p["w"] ** 2, {"w": jnp.array(1.0)})
+>>> print(descend(objective, jnp.array([1.0]), jnp.array([0.25, 0.5])).loss)
+[1.   0.25]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from eoslib.dynamics import DescentState, gradient_descent_step
+from eoslib.objective import Objective
+
+
+class Training(NamedTuple):
+    """A training run of T steps; every series holds the value before each step."""
+
+    loss: Float[Array, " T"]
+    rate: Float[Array, " T"]  # learning rate of the step
+    sharpness: Float[Array, " T"]  # NaN where it was not followed
+    products: Int[Array, " T"]  # Hessian-vector products spent on the sharpness
+    theta: Float[Array, " p"]  # after the last step
+    kept: Float[Array, "k p"]  # positions before steps 0, every, 2·every, …, in the precision of the derivatives
+
+
+def _check(rates, every: int) -> None:
+    if np.ndim(rates) != 1 or np.size(rates) < 1:
+        raise ValueError(f"rates must have shape (T,) with T >= 1, one learning rate a step, got {np.shape(rates)}")
+    if every < 1 or np.size(rates) % every:
+        raise ValueError(f"every must divide the number of steps {np.size(rates)}, got {every!r}")
+
+
+def _scan(objective: Objective, step, start, rates, every: int) -> Training:
+    """Blocks of ``every`` steps, the position kept before each; ``start`` is a state whose first field is θ."""
+
+    def block(state, some):
+        kept = state[0].astype(objective.dtype)
+        state, series = jax.lax.scan(step, state, some)
+        return state, (kept, series)
+
+    state, (kept, series) = jax.lax.scan(block, start, rates.reshape(-1, every))
+    loss, rate, sharpness, products = (values.reshape(-1) for values in series)
+    return Training(loss, rate, sharpness, products, state[0], kept)
+
+
+@jax.jit(static_argnames=("every",))
+def _descend(objective: Objective, theta, rates, every: int) -> Training:
+    def step(state, rate):
+        (theta,) = state
+        loss, gradient = objective.value_and_grad(theta)
+        unknown = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
+        return (theta - rate * gradient.astype(theta.dtype),), (loss, rate, *unknown)
+
+    return _scan(objective, step, (theta,), rates, every)
+
+
+@jax.jit(static_argnames=("every", "relative"))
+def _follow(objective: Objective, theta, eigenvector, rates, every: int, relative: bool) -> Training:
+    def step(state, rate):
+        measured, record = gradient_descent_step(objective, state, jnp.zeros((), state.theta.dtype))
+        rate = rate / record.sharpness.astype(rate.dtype) if relative else rate
+        theta = state.theta - rate * record.gradient.astype(state.theta.dtype)
+        return measured._replace(theta=theta), (record.loss, rate, record.sharpness, record.products)
+
+    return _scan(objective, step, DescentState(theta, eigenvector, eigenvector), rates, every)
+
+
+def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:
+    """Full-batch gradient descent, one learning rate a step; one gradient a step.
+
+    Args:
+        objective: The loss.
+        theta: Start (p,).
+        rates: Learning rate η_t of each step (T,).
+        every: Steps between the positions kept, a divisor of T; by default only the start is kept.
+
+    Raises:
+        ValueError: if ``rates`` is no series or ``every`` does not divide its length.
+    """
+    every = np.size(rates) if every is None else every
+    _check(rates, every)
+    return _descend(objective, theta, jnp.asarray(rates, theta.dtype), every)
+
+
+def follow(
+    objective: Objective,
+    theta: Float[Array, " p"],
+    eigenvector: Float[Array, " p"],
+    rates: ArrayLike,
+    *,
+    every: int | None = None,
+    relative: bool = False,
+) -> Training:
+    """:func:`descend` with the sharpness measured before every step; two gradients a step and more where it turns.
+
+    Args:
+        objective: The loss.
+        theta: Start (p,).
+        eigenvector: Start (p,) for the leading eigenvector.
+        rates: Learning rate η_t of each step (T,), or multiples of 1/S(θ_t).
+        every: Steps between the positions kept, as in :func:`descend`.
+        relative: Whether ``rates`` are multiples of 1/S(θ_t): at 1 or less the step is as short as the flow asks for.
+
+    Raises:
+        ValueError: as :func:`descend`.
+    """
+    every = np.size(rates) if every is None else every
+    _check(rates, every)
+    return _follow(objective, theta, eigenvector, jnp.asarray(rates, theta.dtype), every, relative)
+
+
+def steps_to(loss: ArrayLike, level: float) -> int | None:
+    """First step before which the loss (T,) is at most ``level`` (a loss), or None."""
+    reached = jnp.asarray(loss) <= level
+    return int(reached.argmax()) if bool(reached.any()) else None
