@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import importlib.util
 import json
 import os
@@ -200,3 +201,27 @@ def test_record_of_an_absent_picture(tmp_path):
 )
 def test_numbers_as_text(value, text):
     assert records.show(value) == text
+
+
+def test_a_published_chapter_opens_where_it_runs(monkeypatch):
+    """Where the build knows its repository, a chapter links to its notebook on Colab, on Binder and in the source."""
+    monkeypatch.syspath_prepend(str(EXTENSIONS))
+    eosbook = importlib.import_module("eosbook")
+
+    def buttons(page: str) -> list[dict]:
+        context = {"header_buttons": []}
+        eosbook.launch_buttons(None, page, "page.html", context, None)
+        return [button for group in context["header_buttons"] for button in group["buttons"]]
+
+    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    assert buttons(f"chapters/{NOTEBOOK}") == []
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "somebody/a-book")
+    monkeypatch.setenv("GITHUB_REF_NAME", "next")
+    assert buttons("claims") == []
+    assert {button["text"]: button["url"] for button in buttons(f"chapters/{NOTEBOOK}")} == {
+        "Colab": f"https://colab.research.google.com/github/somebody/a-book/blob/next/notebooks/{NOTEBOOK}.ipynb",
+        "Binder": f"https://mybinder.org/v2/gh/somebody/a-book/next?urlpath=lab/tree/notebooks/{NOTEBOOK}.ipynb",
+        "Source": f"https://github.com/somebody/a-book/blob/next/notebooks/{NOTEBOOK}.ipynb",
+    }
