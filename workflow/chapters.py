@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib.util
 import json
 import pathlib
 import re
@@ -104,7 +105,7 @@ def rests_on(cells: list[str]) -> list[str]:
         for statement in used
         if isinstance(statement, ast.ImportFrom) and statement.module == "eoslib"
         for alias in statement.names
-        if alias.name not in NOT_NUMERICAL
+        if alias.name not in NOT_NUMERICAL and importlib.util.find_spec(f"eoslib.{alias.name}")
     }
     found = []
     for node in (node for statement in sorted(used, key=(earlier + used).index) for node in ast.walk(statement)):
