@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import datetime
 import json
@@ -195,9 +194,9 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
 
     jax.block_until_ready(step())
     peak, running = peak_rss(), None
-    with contextlib.suppress(OSError, AttributeError):
-        # Linux with glibc: hand back the heap that compiling left behind, forget the peak, and step once more.
-        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        # Linux: hand back the heap that compiling left behind, forget the peak, and step once more.
+        tracking._release_heap()
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         jax.block_until_ready(step())
         running = peak_rss()

@@ -289,8 +289,9 @@ class Page:
         if show:
             mark = "✓" if record["verdict"] == "holds" else "✗"
             sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
+            measure = quantity.replace("*", r"\*")  # as in v*
             self.say(
-                f"**{mark} The claim {record['verdict']}.** {record['sentence']} *{quantity}*: predicted "
+                f"**{mark} The claim {record['verdict']}.** {record['sentence']} *{measure}*: predicted "
                 f"{sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
                 f"tolerance {number(tolerance)}: {record['reason']})."
             )

@@ -28,6 +28,14 @@ COMPILE_BOUND = {
 }  # fmt: skip
 
 
+def pytest_collection_modifyitems(items):
+    """Of several workers one takes a file, so that its fixtures are made once; each notebook goes alone, and first."""
+    for item in items:
+        if item.module.__name__ != "test_notebooks":
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    items.sort(key=lambda item: item.module.__name__ != "test_notebooks")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _optimize_where_it_pays(request):
     jax.config.update("jax_disable_most_optimizations", request.module.__name__ in COMPILE_BOUND)

@@ -1,6 +1,7 @@
-"""What a notebook shows: figures in every format with the points that they draw, and the verdict that closes a page."""
+"""What a notebook shows: figures in every format with their points, records of claims, and the verdict that closes it."""
 
 import csv
+import json
 
 import matplotlib.pyplot as plt
 import pytest
@@ -82,3 +83,56 @@ def test_a_page_without_claims_has_no_verdict(page, monkeypatch):
     monkeypatch.setattr(page, "say", said.append)
     page.close()
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("relation", "measured", "expected"),
+    [
+        ("equals", 1.1, "holds"),
+        ("equals", 1.3, "does not hold"),
+        ("equals", float("nan"), "does not hold"),
+        ("at most", -5.0, "holds"),
+        ("at most", 1.3, "does not hold"),
+        ("at least", 0.9, "holds"),
+        ("at least", 0.7, "does not hold"),
+    ],
+)
+def test_verdict(relation, measured, expected):
+    assert reporting.verdict(relation, 1.0, measured, 0.2) == expected
+
+
+def test_verdict_wants_sense():
+    with pytest.raises(ValueError, match="relation must be one of"):
+        reporting.verdict("about", 1.0, 1.0, 0.1)
+    with pytest.raises(ValueError, match="tolerance must be finite"):
+        reporting.verdict("equals", 1.0, 1.0, float("inf"))
+
+
+def test_a_page_records_what_it_shows(page, tmp_path):
+    fig, ax = plt.subplots()
+    ax.plot([0, 1])
+    page.figure(
+        fig, "line", caption="One line that rises from left to right.", alt="A line that rises from left to right."
+    )
+    told = dict(quantity="q", predicted=1.0, measured=float("nan"), tolerance=0.1, reason="r")
+    page.claim("one", "It rises.", **told)
+    with pytest.raises(ValueError, match="claim id 'one' is already used"):
+        page.claim("one", "It rises.", **told)
+    with pytest.raises(ValueError, match="needs a caption and an alt text"):
+        page.figure(plt.figure(), "short", caption="no", alt="x.png")
+    page.close()
+    claims, figures = reporting.collect("test")
+    assert claims[0]["verdict"] == "does not hold"
+    assert claims[0]["measured"] is None
+    assert (tmp_path / "test" / figures[0]["svg"]).exists()
+    assert json.loads((tmp_path / "test" / "claims.json").read_text()) == claims
+    other = reporting.Page("02_x", scale="test")
+    other.claim("one", "It rises.", **told)
+    other.close()
+    with pytest.raises(ValueError, match="ids used by two notebooks: one"):
+        reporting.collect("test")
+
+
+def test_record_schema_is_checked():
+    with pytest.raises(ValueError, match=r"01_x: claims 'a' lacks notebook"):
+        reporting.check_record({"notebook": "01_x", "claims": [{"id": "a"}], "figures": []})

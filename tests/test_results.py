@@ -1,4 +1,4 @@
-"""Run files: schema, digests, reasons to compute again; and the records that notebooks make."""
+"""Run files: schema, digests, reasons to compute again, checkpoints."""
 
 import json
 import os
@@ -8,12 +8,11 @@ import subprocess
 import sys
 import types
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 
-from eoslib import reporting, results, settings
+from eoslib import results, settings
 
 
 @pytest.fixture
@@ -180,61 +179,3 @@ def test_a_finished_run_is_loaded_and_leaves_no_checkpoint(runs, monkeypatch):
     assert setting.digest() == attributes["setting_digest"]
     monkeypatch.setattr(results, "compute", None)  # would fail if called
     assert results.load_or_run(setting, 0).attrs == attributes
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("relation", "measured", "expected"),
-    [
-        ("equals", 1.1, "holds"),
-        ("equals", 1.3, "does not hold"),
-        ("equals", float("nan"), "does not hold"),
-        ("at most", -5.0, "holds"),
-        ("at most", 1.3, "does not hold"),
-        ("at least", 0.9, "holds"),
-        ("at least", 0.7, "does not hold"),
-    ],
-)
-def test_verdict(relation, measured, expected):
-    assert reporting.verdict(relation, 1.0, measured, 0.2) == expected
-
-
-def test_verdict_wants_sense():
-    with pytest.raises(ValueError, match="relation must be one of"):
-        reporting.verdict("about", 1.0, 1.0, 0.1)
-    with pytest.raises(ValueError, match="tolerance must be finite"):
-        reporting.verdict("equals", 1.0, 1.0, float("inf"))
-
-
-def test_a_page_records_what_it_shows(home):
-    page = reporting.Page("01_x", scale="test", seed=3)
-    fig, ax = plt.subplots()
-    ax.plot([0, 1])
-    page.figure(
-        fig, "line", caption="One line that rises from left to right.", alt="A line that rises from left to right."
-    )
-    told = dict(quantity="q", predicted=1.0, measured=float("nan"), tolerance=0.1, reason="r")
-    page.claim("one", "It rises.", **told)
-    with pytest.raises(ValueError, match="claim id 'one' is already used"):
-        page.claim("one", "It rises.", **told)
-    with pytest.raises(ValueError, match="needs a caption and an alt text"):
-        page.figure(plt.figure(), "short", caption="no", alt="x.png")
-    page.close()
-    claims, figures = reporting.collect("test")
-    assert claims[0]["verdict"] == "does not hold"
-    assert claims[0]["measured"] is None
-    assert (home / "test" / figures[0]["svg"]).exists()
-    assert json.loads((home / "test" / "claims.json").read_text()) == claims
-    other = reporting.Page("02_x", scale="test")
-    other.claim("one", "It rises.", **told)
-    other.close()
-    with pytest.raises(ValueError, match="ids used by two notebooks: one"):
-        reporting.collect("test")
-    plt.close("all")
-
-
-def test_record_schema_is_checked():
-    with pytest.raises(ValueError, match=r"01_x: claims 'a' lacks notebook"):
-        reporting.check_record({"notebook": "01_x", "claims": [{"id": "a"}], "figures": []})
