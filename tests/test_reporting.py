@@ -1,4 +1,4 @@
-"""What a notebook shows: figures in every format with their points, records of claims, and the verdict that closes it."""
+"""What a notebook shows: figures in every format with their points, records of claims, and the closing verdict."""
 
 import csv
 import json
