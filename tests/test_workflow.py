@@ -332,17 +332,18 @@ def test_environment_is_made_once_and_again_after_an_interruption(module, tmp_pa
     assert len(list(folder.glob(".stamp-*"))) == 1
 
 
-def executed(figure: str = "rise", pictures: int = 1, link: str = "first"):
+def executed(figure: str = "rise", pictures: int = 1, link: str = "first", sentence: bool = False):
     """An executed notebook as papermill leaves it."""
     new = nbformat.v4
     shown = {"image/png": "aGk=", "text/plain": "…"}
     output = new.new_output("display_data", shown, metadata={"eoslib": {"figure": figure}})
+    said = [new.new_output("display_data", {"text/markdown": "It rises."})] if sentence else []
     noise = new.new_output("stream", name="stderr", text="/home/somebody/lib.py: a warning")
     cells = [
         new.new_markdown_cell(f"# Title\n[one]({link}.ipynb) and [two](absent.ipynb)"),
         new.new_code_cell('scale = "quick"', metadata={"tags": ["parameters"]}),
         new.new_code_cell('# Parameters\nscale = "test"', metadata={"tags": ["injected-parameters"]}),
-        new.new_code_cell("draw()", outputs=[noise] + [output] * pictures, metadata={"tags": ["hide-input"]}),
+        new.new_code_cell("draw()", outputs=[noise] + [output] * pictures + said, metadata={"tags": ["hide-input"]}),
     ]
     return new.new_notebook(cells=cells, metadata={"papermill": {"duration": 1.5, "input_path": "/home/x.ipynb"}})
 
@@ -390,6 +391,7 @@ def test_chapter_of_an_executed_notebook(module, tmp_path):
     [
         (executed(figure="unknown"), "first: a picture without a record .id 'unknown'."),
         (executed(pictures=2), "first: one cell shows 2 pictures"),
+        (executed(sentence=True), "first: a cell shows the picture 'rise' and a sentence"),
     ],
 )
 def test_a_picture_without_words_is_no_chapter(module, tmp_path, notebook, said):

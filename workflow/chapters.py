@@ -226,8 +226,8 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         The chapter's notebook; the run files behind its figures; the absent notebooks that it links to.
 
     Raises:
-        ChapterError: on a cell that failed, a picture that no record describes, two figures in one cell, or an
-            exercise without its title.
+        ChapterError: on a cell that failed, a picture that no record describes, two figures or a figure
+            and a sentence in one cell, or an exercise without its title.
     """
     notebook, known = (
         copy.deepcopy(notebook),
@@ -254,6 +254,10 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         if len(shown) > 1:
             raise ChapterError(
                 f"{name}: one cell shows {len(shown)} pictures ({shown}); a figure needs a cell of its own"
+            )
+        if any("text/markdown" in output.get("data", {}) for output in cell.outputs):
+            raise ChapterError(
+                f"{name}: a cell shows the picture {shown[0]!r} and a sentence; a figure needs its own cell"
             )
         if shown[0] not in known:
             raise ChapterError(f"{name}: a picture without a record (id {shown[0]!r}); show it by `page.figure`")
