@@ -25,6 +25,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
+import exact
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,13 +49,14 @@ class Size(NamedTuple):
     repeats: int  # of those and of the reference's steps
     constrained_steps: int  # consecutive steps over which the constrained step is averaged
     common_steps: int  # over which the two sides' constrained trajectories are compared
+    exact_steps: int  # over which both are compared with exact projections, the first of those
     samples: tuple[int, ...]
     widths: tuple[int, ...]
     matmul: int  # side of the matrices that measure the machine's peak
 
 
-PAPER = Size("paper", 5, 2, 2, 10, 50, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
-SMALL = Size("test", 3, 2, 2, 4, 10, (50, 100, 200), (8, 16, 32), 512)
+PAPER = Size("paper", 5, 2, 2, 10, 50, 20, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
+SMALL = Size("test", 3, 2, 2, 4, 10, 5, (50, 100, 200), (8, 16, 32), 512)
 
 _BEGUN = time.perf_counter()
 
@@ -317,22 +319,32 @@ def tracked_steps(start: Start, size: Size) -> dict:
 
 
 def agreement(start: Start, size: Size) -> dict[str, float]:
-    """How far apart the two sides' constrained trajectories are after so many steps from one point."""
+    """How far the two sides' constrained trajectories are apart after so many steps, and from exact projections."""
     objective, rate, ours = start.objective, start.setting.learning_rate, start.state.constrained
     begun = reference_start(start)
     theta, here, apart = begun.constrained, begun.here, 0.0
-    first, geometry = ours.theta, None
+    sides, deltas = [(ours.theta, theta)], []
     for _ in range(size.common_steps):
         ours, record = constrained_step(objective, ours, rate)
-        geometry = record.geometry
-        apart = max(apart, abs(float(geometry.loss) / float(here.loss) - 1))
+        apart = max(apart, abs(float(record.geometry.loss) / float(here.loss) - 1))
         theta, here = reference.constrained_step(objective, theta, here, rate)
-    distance = float(jnp.linalg.norm(ours.theta - theta))
+        deltas.append(float(jnp.sqrt(record.geometry.delta_squared)))
+        if len(sides) <= size.exact_steps:
+            sides.append((ours.theta, theta))
+    nearest = exact.path(objective, sides[0][0], begun.here.eigenvector, rate, size.exact_steps)
+
+    def off(side):
+        return float(jnp.linalg.norm(sides[-1][side] - nearest[-1])) / deltas[size.exact_steps - 1]
+
     return {
         "steps": size.common_steps,
         "loss_difference": apart,  # largest, relative
-        "distance_delta": distance / float(jnp.sqrt(geometry.delta_squared)),  # at the end
-        "travelled_delta": float(jnp.linalg.norm(theta - first) / jnp.sqrt(geometry.delta_squared)),
+        "distance_delta": float(jnp.linalg.norm(ours.theta - theta)) / deltas[-1],  # at the end
+        "travelled_delta": float(jnp.linalg.norm(theta - sides[0][0])) / deltas[-1],
+        "exact_steps": size.exact_steps,
+        "eoslib_from_exact_delta": off(0),
+        "reference_from_exact_delta": off(1),
+        "apart_then_delta": float(jnp.linalg.norm(sides[-1][0] - sides[-1][1])) / deltas[size.exact_steps - 1],
     }
 
 
@@ -520,6 +532,13 @@ def table(found: dict) -> str:
         rows = zip(growing["at"], growing["gradient_s"], growing["cubic_s"], strict=True)
         lines += [f"{at:10d}{first:12.4f}{second:12.4f}" for at, first, second in rows]
         lines.append(f"{'exponent':>10s}{growing['gradient_exponent']:12.2f}{growing['cubic_exponent']:12.2f}")
+    common = found["agreement"]
+    lines += [
+        "",
+        f"constrained trajectories after {common['exact_steps']} steps, in δ: apart {common['apart_then_delta']:.2g};",
+        f"from exact projections: eoslib {common['eoslib_from_exact_delta']:.2g}, "
+        f"reference {common['reference_from_exact_delta']:.2g}",
+    ]
     lines += ["", f"{'target':32s}{'measured':>12s}{'aimed at':>18s}"]
     for each in found["targets"]:
         aim = f"{each['relation']} {each['target']:g}"
@@ -531,6 +550,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time and memory of the derivatives and of a tracked step.")
     parser.add_argument("--small", action="store_true", help="a tiny network: tries the script, times nothing of worth")
     parser.add_argument("--output", type=pathlib.Path, help="default: benchmarks/results.json; with --small none")
+    parser.add_argument(
+        "--agreement", action="store_true", help="measure again what is not timed, the agreement of the trajectories"
+    )
     parser.add_argument("--memory", choices=("eoslib", "reference"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     size = SMALL if given.small else PAPER
@@ -545,6 +567,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.memory:
             print(json.dumps(memory_of(given.memory, size)))
+            return 0
+        if given.agreement:
+            print(json.dumps(agreement(library_start(instability(size)), size), indent=2))
             return 0
         found = measure(size)
     except (data.DataError, RuntimeError) as error:

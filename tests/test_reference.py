@@ -1,6 +1,5 @@
 """The published procedure, and that the library follows the same trajectories at a fraction of its cost."""
 
-import functools
 import importlib.util
 import pathlib
 import sys
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from jax.experimental.sparse.linalg import lobpcg_standard
 
@@ -19,18 +19,16 @@ EPS = np.finfo(np.float64).eps
 STEPS = 50
 
 
-@functools.cache
-def _reference():
-    """benchmarks/reference.py; that folder is not on the path of modules."""
-    file = pathlib.Path(__file__).parents[1] / "benchmarks" / "reference.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_reference", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+def _of_benchmarks(name: str):
+    """A module of benchmarks/; that folder is not on the path of modules."""
+    spec = importlib.util.spec_from_file_location(name, pathlib.Path(__file__).parents[1] / "benchmarks" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-reference = _reference()
+reference = _of_benchmarks("reference")
+exact = _of_benchmarks("exact")
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
 
@@ -103,6 +101,18 @@ def test_a_problem_too_small_for_lobpcg_gets_a_dense_solve():
         values, vectors = reference.leading_eigenpairs(objective, jnp.zeros(5), start)
     np.testing.assert_allclose(values, [4.0], rtol=10 * EPS)
     np.testing.assert_allclose(vectors[:, 0], [0, 0, -1, 0, 0], atol=10 * EPS)  # on the side of the start
+
+
+# --- exact projections ------------------------------------------------------------------------------------------------
+
+
+def test_the_exact_projection_is_the_nearest_point_by_dense_derivatives(network, edge):
+    objective, _, dense = network
+    theta = jnp.asarray(oracles.nearest(dense, edge[0], 2 / oracles.RATE))
+    plain = theta - oracles.RATE * objective.gradient(theta)
+    wanted = oracles.nearest(dense, plain, 2 / oracles.RATE)
+    found, *_ = exact.nearest(objective, plain, theta, edge[1], jnp.zeros(objective.size), oracles.RATE)
+    assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(plain - wanted)
 
 
 # --- a network of 210 parameters --------------------------------------------------------------------------------------
