@@ -41,7 +41,7 @@ def runs_of(notebook):
     """Run files that a notebook draws on; one that shows recorded runs depends on those too."""
     keys = [run.key(SCALE, SEED) for run in settings.notebook_runs(notebook, SCALE)]
     files = [RESULTS / f"{key}.nc" for key in dict.fromkeys(keys)]
-    if SCALE != "paper" and ".recorded(" in digests.code(ROOT / NOTEBOOKS[notebook]):
+    if SCALE != "paper" and "results.record" in digests.code(ROOT / NOTEBOOKS[notebook]):
         files += sorted((RESULTS.parent / "paper").glob("*.nc"))
     return files
 

@@ -111,6 +111,19 @@ def number(value: float, digits: int = 3) -> str:
     return rf"${mantissa}\times 10^{{{int(exponent)}}}$"
 
 
+def made(*runs) -> str:
+    """A sentence for a caption: the scale of recorded runs, their steps, time and machine, from their attributes."""
+    first, several = runs[0].attrs, len(runs) > 1
+    counts = [run.sizes.get("t", 0) for run in runs]
+    steps = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+    minutes = sum(float(run.attrs["seconds"]) for run in runs) / 60
+    return (
+        f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {first['scale']} scale: {steps} steps"
+        f"{' each' if several else ''}, {minutes:.0f} minutes{' in all' if several else ''} on {first['device']} "
+        f"({first['threads']} cores)."
+    )
+
+
 def drawn(fig) -> list[tuple[str, str, float, float]]:
     """The points of every line and scatter of a figure: panel, curve, x, y; lines across a panel are left out."""
     names = {mpl.colors.to_hex(color).upper(): name for name, color in COLORS.items()}

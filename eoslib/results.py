@@ -289,6 +289,12 @@ def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
     return load(file) if file.exists() else None
 
 
+def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
+    """All recorded paper-scale runs, or those of one experiment: by name, the largest η first."""
+    runs = [load(file) for file in (root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
+    return sorted(runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"]))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """``python -m eoslib.results run --name NAME --scale SCALE --seed SEED [--learning-rate ETA]``."""
     parser = argparse.ArgumentParser(prog="python -m eoslib.results", description="Compute one run file.")

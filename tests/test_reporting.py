@@ -4,7 +4,9 @@ import csv
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import xarray as xr
 
 from eoslib import reporting
 
@@ -136,3 +138,14 @@ def test_a_page_records_what_it_shows(page, tmp_path):
 def test_record_schema_is_checked():
     with pytest.raises(ValueError, match=r"01_x: claims 'a' lacks notebook"):
         reporting.check_record({"notebook": "01_x", "claims": [{"id": "a"}], "figures": []})
+
+
+def test_a_caption_says_how_recorded_runs_were_made():
+    def run(steps, seconds):
+        data = xr.Dataset(coords={"t": np.arange(steps)})
+        return data.assign_attrs(scale="paper", seconds=seconds, device="a machine", threads=2)
+
+    assert reporting.made(run(1200, 90.0)) == "Recorded at paper scale: 1,200 steps, 2 minutes on a machine (2 cores)."
+    several = "3 runs recorded at paper scale: 50 to 1,200 steps each, 6 minutes in all on a machine (2 cores)."
+    assert reporting.made(run(1200, 90.0), run(50, 30.0), run(600, 240.0)) == several
+    assert ": 50 steps each, 1 minutes in all" in reporting.made(run(50, 30.0), run(50, 30.0))

@@ -40,6 +40,20 @@ def test_a_run_file_serves_until_setting_or_code_changes(home, monkeypatch):
     assert [file.name for file in (home / "test").iterdir()] == [results.path(setting, 0).name]  # nothing half-written
 
 
+def test_recorded_runs_are_found_by_name_largest_rate_first(home):
+    assert results.recordings() == []
+    for name, rate in (("mlp-cifar10", 0.01), ("mlp-cifar10", 0.04), ("mlp-cats-dogs", 0.02)):
+        setting = settings.get(name, "paper", learning_rate=rate)
+        known = {"key": setting.key(0), "learning_rate": rate}
+        results.write(small(setting, 0).assign_attrs(known), results.path(setting, 0))
+    found = [run.attrs["key"] for run in results.recordings()]
+    assert found == [
+        f"{name}--seed0" for name in ("mlp-cats-dogs--eta0.02", "mlp-cifar10--eta0.04", "mlp-cifar10--eta0.01")
+    ]
+    assert [run.attrs["learning_rate"] for run in results.recordings("mlp-cifar10")] == [0.04, 0.01]
+    assert results.recordings("mlp-cifar10", seed=1) == []
+
+
 def test_a_broken_file_is_named(home):
     setting = settings.get("mlp-cats-dogs", "test")
     file = results.path(setting, 0)

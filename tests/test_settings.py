@@ -93,6 +93,14 @@ def test_what_is_unknown_is_told_what_is_known():
     assert settings.notebook_runs("99_nothing", "quick") == ()
 
 
+@pytest.mark.parametrize("scale", settings.SCALES)
+@pytest.mark.parametrize("notebook", settings.NOTEBOOK_RUNS)
+def test_a_notebook_draws_on_no_run_twice(notebook, scale):
+    keys = [run.key(scale, 0) for run in settings.notebook_runs(notebook, scale)]
+    assert keys
+    assert len(set(keys)) == len(keys)
+
+
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(settings.Setting)])
 def test_every_field_enters_the_digest(field):
     one = settings.Setting(**GOOD)
