@@ -47,8 +47,32 @@ def _dense(features: int, name: str | None = None) -> nn.Dense:
     return nn.Dense(features, kernel_init=_UNIFORM, name=name)
 
 
-def _conv(features: int, size: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv:
-    return nn.Conv(features, (size, size), strides=stride, use_bias=bias, kernel_init=_UNIFORM)
+class Conv(nn.Module):
+    """``flax.linen.Conv`` of square kernels with SAME padding, as one matrix product of the pixels' neighbourhoods.
+
+    On CPUs XLA has fast code only for convolutions outside loops and in one order of dimensions.  Higher derivatives,
+    taken in loops, fall to code ten times slower; matrix products do not.  Parameters are those of flax's layer.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        """The convolved images; ⌈h/stride⌉ × ⌈w/stride⌉ pixels."""
+        kernel = self.param("kernel", _UNIFORM, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        ends = [self.stride * (math.ceil(side / self.stride) - 1) + 1 for side in x.shape[1:3]]
+        missing = [max(end - 1 + self.size - side, 0) for end, side in zip(ends, x.shape[1:3], strict=True)]
+        x = jnp.pad(x, ((0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)))
+        shifts = [(i, j) for i in range(self.size) for j in range(self.size)]
+        step = self.stride
+        near = [x[:, i : i + ends[0] : step, j : j + ends[1] : step] for i, j in shifts]
+        y = jnp.concatenate(near, axis=-1) @ kernel.reshape(-1, self.features)
+        if not self.bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32).reshape(1, 1, 1, -1)
 
 
 def _zero_head(classes: int) -> nn.Dense:
@@ -116,7 +140,7 @@ class CNN(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
         """Outputs (n, classes) of images."""
         for _ in range(2):
-            x = _half(self.activation(_conv(self.width)(x)))
+            x = _half(self.activation(Conv(self.width)(x)))
         return _dense(self.classes, "head")(x.reshape((x.shape[0], -1)))
 
 
@@ -130,10 +154,10 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Features, at half the side for stride 2."""
-        y = self.activation(_group_norm(self.channels)(_conv(self.channels, stride=self.stride, bias=False)(x)))
-        y = _group_norm(self.channels)(_conv(self.channels, bias=False)(y))
+        y = self.activation(_group_norm(self.channels)(Conv(self.channels, stride=self.stride, bias=False)(x)))
+        y = _group_norm(self.channels)(Conv(self.channels, bias=False)(y))
         if x.shape != y.shape:
-            x = _group_norm(self.channels)(_conv(self.channels, size=1, stride=self.stride, bias=False)(x))
+            x = _group_norm(self.channels)(Conv(self.channels, size=1, stride=self.stride, bias=False)(x))
         return self.activation(x + y)
 
 
@@ -147,7 +171,7 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
         """Outputs (n, classes) of images."""
-        x = self.activation(_group_norm(self.width)(_conv(self.width, bias=False)(x)))
+        x = self.activation(_group_norm(self.width)(Conv(self.width, bias=False)(x)))
         for stage in range(4):
             for block in range(2):
                 stride = 2 if stage > 0 and block == 0 else 1
@@ -167,7 +191,7 @@ class VGG11(nn.Module):
         """Outputs (n, classes) of images."""
         for multiple, pool in ((1, 1), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1), (8, 0), (8, 1)):
             channels = self.width * multiple
-            x = self.activation(_group_norm(channels)(_conv(channels, bias=False)(x)))
+            x = self.activation(_group_norm(channels)(Conv(channels, bias=False)(x)))
             if pool and x.shape[1] > 1:
                 x = _half(x)
         return _dense(self.classes, "head")(x.mean(axis=(1, 2)))

@@ -6,9 +6,8 @@ and y the excess of the sharpness over 2/η (a curvature).  A cubic model of the
     x' = −(1 + ηy) x − η q x³,      y' = (1 − d) y + η (α − βx²/2)
 
 and, for small steps and q = d = 0, into the flow X' = XY, Y' = α − βX²/2 in τ = ηt with X = |x|.  Every closed form
-below
-belongs to this flow unless it says otherwise.  Source: arXiv 2209.15594 (heuristic derivation of the cycle); orbit
-formulas, drift and damping threshold are derived for this project from the same two equations.
+below belongs to this flow unless it says otherwise.  Source: arXiv 2209.15594 (heuristic derivation of the cycle);
+orbit formulas, drift and damping threshold are derived for this project from the same two equations.
 
 >>> from eoslib import reduced
 >>> x, y = reduced.iterate(1e-3, 0.0, 500, learning_rate=0.02, alpha=1.0, beta=2.0)
@@ -58,13 +57,20 @@ def iterate(x, y, steps: int, **parameters) -> tuple[Array, Array]:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps!r}")
+    return _iterate((jnp.asarray(x, float), jnp.asarray(y, float)), parameters, steps)
 
-    def step(state, _):
-        return reduced_step(*state, **parameters), state
 
-    start = (jnp.asarray(x, float), jnp.asarray(y, float))
-    last, track = jax.lax.scan(step, start, length=steps)
+@jax.jit(static_argnames=("steps",))
+def _iterate(start, parameters, steps):
+    last, track = jax.lax.scan(lambda state, _: (reduced_step(*state, **parameters), state), start, length=steps)
     return tuple(jnp.concatenate([t, end[None]]) for t, end in zip(track, last, strict=True))
+
+
+def _flow_in_logarithms(_, state, strengths):
+    """(ln|x|, y)' for diffrax; one function for all calls, so that they share its compiled solver."""
+    log_x, y = state
+    alpha, beta = strengths
+    return y, alpha - beta * jnp.exp(2 * log_x) / 2
 
 
 def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> tuple[Array, Array]:
@@ -77,19 +83,15 @@ def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> t
     import diffrax  # the extra "theory": only orbits need it
 
     _positive(alpha=alpha, beta=beta, x=jnp.abs(x))
-
-    def field(_, state, __):
-        log_x, y = state
-        return y, alpha - beta * jnp.exp(2 * log_x) / 2
-
     times = jnp.asarray(times, float)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
+        diffrax.ODETerm(_flow_in_logarithms),
         diffrax.Dopri8(),
         t0=0.0,
         t1=times[-1],
         dt0=None,
         y0=(jnp.log(jnp.abs(jnp.asarray(x, float))), jnp.asarray(y, float)),
+        args=(jnp.asarray(alpha, float), jnp.asarray(beta, float)),
         saveat=diffrax.SaveAt(ts=times),
         # Steps end at the wanted times: the solver's interpolation between steps is a thousand times coarser.
         stepsize_controller=diffrax.ClipStepSizeController(

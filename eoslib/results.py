@@ -296,18 +296,18 @@ def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m eoslib.results run --name NAME --scale SCALE --seed SEED [--learning-rate ETA]``."""
+    """``python -m eoslib.results run --name NAME --scale SCALE --seed SEED``; ``--help`` lists what of the setting can be changed."""
     parser = argparse.ArgumentParser(prog="python -m eoslib.results", description="Compute one run file.")
     parser.add_argument("verb", choices=["run"])
     parser.add_argument("--name", required=True, help=f"one of {', '.join(settings.names())}")
     parser.add_argument("--scale", default="quick", choices=settings.SCALES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--tracked-steps", type=int)
+    for field in ("n", "tracked_steps"):
+        parser.add_argument(f"--{field.replace('_', '-')}", type=int)
     chosen = parser.parse_args(arguments)
-    overrides = {
-        field: value for field in ("learning_rate", "tracked_steps") if (value := getattr(chosen, field)) is not None
-    }
+    fields = ("learning_rate", "n", "tracked_steps")
+    overrides = {field: value for field in fields if (value := getattr(chosen, field)) is not None}
     # Runs that differ in η or seed alone share their compiled programs.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(root() / "checkpoints" / "compiled"))

@@ -153,6 +153,20 @@ _TABLE: dict[str, dict[str, dict]] = {
         quick=dict(n=1000, width=64, learning_rate=0.05, edge_steps=3000, tracked_steps=100, image_size=16),
         paper=dict(n=5000, width=200, learning_rate=0.05, edge_steps=6000, tracked_steps=400, strided=50),
     ),
+    # At n=200: λ₂ .73 of 2/η and ε .10 at the edge.
+    "cnn-cifar10": _row(
+        dict(dataset="cifar10", model="cnn", criterion="squared-error", learning_rate=0.05, kick=0.5),
+        test=dict(n=100, width=4, edge_steps=1000, tracked_steps=50, image_size=16),
+        quick=dict(n=200, width=8, edge_steps=1500, tracked_steps=100, image_size=16, strided=0),
+        paper=dict(n=5000, width=32, edge_steps=3000, tracked_steps=200, micro_batch=25),
+    ),
+    # λ₂ stays at a tenth of 2/η: one direction alone.  Rejected: η=.05 (ε .46), η=.02 (ε .18, at n=200).
+    "transformer-sst2": _row(
+        dict(dataset="sst2", model="transformer", criterion="squared-error", learning_rate=0.01, kick=0.5),
+        test=dict(n=60, width=8, edge_steps=1500, tracked_steps=50),
+        quick=dict(n=100, width=16, edge_steps=2000, tracked_steps=100, strided=0),
+        paper=dict(n=1000, width=64, edge_steps=3000, tracked_steps=150),
+    ),
 }
 
 

@@ -3,10 +3,16 @@
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # As many workers as cores: each keeps to its own, instead of every thread pool reaching for all of them.
+    cores = sorted(os.sched_getaffinity(0))
+    if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 import jax
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -28,12 +34,41 @@ COMPILE_BOUND = {
 }  # fmt: skip
 
 
+#: What takes longest goes first, so that no worker is left alone with it.
+LONGEST = ("notebooks", "models", "claims", "workflow", "tracking", "diagnostics", "results", "reference")
+#: Two files that need the same track of the small network.
+TOGETHER = {"test_diagnostics": "test_tracking"}
+
+
 def pytest_collection_modifyitems(items):
-    """Of several workers one takes a file, so that its fixtures are made once; each notebook goes alone, and first."""
+    """Of several workers one takes a file, so that its fixtures are made once; each notebook goes alone."""
+
+    def turn(item):
+        name = item.module.__name__.removeprefix("test_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
     for item in items:
-        if item.module.__name__ != "test_notebooks":
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    items.sort(key=lambda item: item.module.__name__ != "test_notebooks")
+        name = item.module.__name__
+        if name != "test_notebooks":
+            item.add_marker(pytest.mark.xdist_group(TOGETHER.get(name, name)))
+    items.sort(key=turn)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """One folder for all workers of a session: what one has computed or compiled, another need not."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(shared):
+    """The session's compiled programs, in this process and in those that inherit its environment."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    os.environ |= kept
+    for name, value in kept.items():
+        jax.config.update(name.lower(), float(value) if name.endswith("SECS") else value)
+    compilation_cache.reset_cache()  # what was compiled before this fixture has settled that there is none
 
 
 @pytest.fixture(scope="module", autouse=True)

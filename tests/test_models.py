@@ -74,6 +74,24 @@ def test_image_networks_take_both_image_sizes(model, image_size):
     assert jax.eval_shape(lambda p: models.apply(module, p, batch[0]), params).shape == (4, 1)
 
 
+@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 5), (1, 2, 6), (3, 2, 1)])
+def test_convolution_is_that_of_flax(size, stride, side):
+    """The same parameters from the same seed, the same outputs, the same derivatives."""
+    images = np.random.default_rng(0).standard_normal((2, side, side + 1, 3))
+    with jax.enable_x64(True):
+        images = jnp.asarray(images)
+        ours = models.Conv(4, size, stride)
+        flax = nn.Conv(4, (size, size), strides=stride, kernel_init=models._UNIFORM)
+        params, theirs = (m.init(jax.random.key(0), images.astype(jnp.float32)) for m in (ours, flax))
+        jax.tree.map(np.testing.assert_array_equal, params, theirs)
+        params = _moved(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params))
+        pairs = [
+            (m.apply(params, images), jax.grad(lambda p, m=m: (m.apply(p, images) ** 3).sum())(params))
+            for m in (ours, flax)
+        ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e3 * EPS, atol=1e3 * EPS), *pairs)
+
+
 def test_parameter_counts_follow_from_the_shapes():
     def count(setting):
         return ravel_pytree(_initialised(setting)[1])[0].size

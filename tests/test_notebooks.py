@@ -24,13 +24,6 @@ LAUNCH = next(
 SESSIONS = "http://192.0.2.1:9000/api/sessions"
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """One results folder for all workers: a run that two notebooks want is computed once."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "results"
-
-
 def test_every_notebook_with_runs_exists():
     assert set(settings.NOTEBOOK_RUNS) <= {file.stem for file in NOTEBOOKS}
 
@@ -99,13 +92,15 @@ def test_launch_from_a_named_repository_or_not_at_all(launched, monkeypatch):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebook_runs_and_records(notebook, shared, tmp_path):
+    """A run that two notebooks want is computed once."""
+    folder = shared / "results"
     environment = {name: value for name, value in os.environ.items() if name != "EOSLIB_DATA"}
-    environment |= {"EOSLIB_RESULTS": str(shared), "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled")}
+    environment |= {"EOSLIB_RESULTS": str(folder)}
     environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # at test scale most of the time is the compiler's
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-p", "scale", "test", str(notebook)]
     done = subprocess.run([*command, str(tmp_path / "out.ipynb")], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((shared / "test" / "records" / f"{notebook.stem}.json").read_text())
+    record = json.loads((folder / "test" / "records" / f"{notebook.stem}.json").read_text())
     reporting.check_record(record)
     assert record["claims"]
     for claim in record["claims"]:
@@ -115,7 +110,7 @@ def test_notebook_runs_and_records(notebook, shared, tmp_path):
         )
     for figure in record["figures"]:
         for kind in reporting.FIGURE_FILES:
-            assert (shared / "test" / figure[kind]).stat().st_size > 200
+            assert (folder / "test" / figure[kind]).stat().st_size > 200
         assert figure["provenance"]["scale"] == "test"
     shown = json.loads((tmp_path / "out.ipynb").read_text())
     outputs = [output for cell in shown["cells"] for output in cell.get("outputs", ())]

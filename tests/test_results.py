@@ -133,11 +133,8 @@ for folder, killed in zip(sys.argv[2::2], sys.argv[3::2]):
 """
 
 
-def driver(cache, *folders_and_fates):
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }  # fmt: skip
+def driver(*folders_and_fates):
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     here = pathlib.Path(__file__).parent
     command = [sys.executable, "-c", DRIVER, str(here), *map(str, folders_and_fates)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -147,16 +144,16 @@ def driver(cache, *folders_and_fates):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One run left alone; and one killed on the way to the edge, killed again in the middle, then asked for twice."""
-    whole, cut, cache = (tmp_path_factory.mktemp(name) for name in ("whole", "cut", "cache"))
+    whole, cut = (tmp_path_factory.mktemp(name) for name in ("whole", "cut"))
 
     def ends(*processes):
         said = [process.communicate(timeout=300) for process in processes]
         return [(process.returncode, out.split(), err[-2000:]) for process, (out, err) in zip(processes, said)]
 
-    (first,) = ends(driver(cache, whole, "never", cut, "approach"))
-    (second,) = ends(driver(cache, cut, "middle"))
+    (first,) = ends(driver(whole, "never", cut, "approach"))
+    (second,) = ends(driver(cut, "middle"))
     kept = [f.name for f in cut.rglob("*") if f.name in ("last", "seconds") or f.suffix == ".nc"]
-    both = ends(driver(cache, cut, "never"), driver(cache, cut, "never"))
+    both = ends(driver(cut, "never"), driver(cut, "never"))
     return types.SimpleNamespace(whole=whole, cut=cut, first=first, second=second, kept=kept, both=both)
 
 
