@@ -92,7 +92,8 @@ def measure(objective: Objective, following: Following, state, learning_rate):
     u = geometry.eigenvector
     vectors = following.vectors.at[0].set(u)
     pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), vectors, tolerance=1e-2, max_products=60 * PAIRS)
-    sharpening = geometry.perpendicular / jnp.linalg.norm(geometry.perpendicular)
+    length = jnp.linalg.norm(geometry.perpendicular)  # zero on a quadratic loss
+    sharpening = jnp.where(length > 0, geometry.perpendicular / length, 0)
     rho3, third = tensor_norm(objective, theta, following.third + 0.1 * sharpening, 3)
     cold = jnp.all(following.fourth == 0)
     rho4, fourth = tensor_norm(objective, theta, jnp.where(cold, u + sharpening, following.fourth), 4)

@@ -369,6 +369,7 @@ def constrained_gradient_descent(learning_rate: float, *, seed: int = 0) -> opta
 
     ``update(grads, state, params, loss_fn=…)`` ignores ``grads`` and returns the move from θ† to the next point of the
     constrained trajectory; ``loss_fn(params)`` is the full-batch loss.  The first step costs a cold eigen-solve.
+    (``TrainState.apply_gradients`` of flax passes nothing on: there call ``state.tx.update`` and ``replace``.)
 
     Args:
         learning_rate: Step size η; the constraint is S ≤ 2/η.

@@ -296,7 +296,7 @@ def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m eoslib.results run --name NAME --scale SCALE --seed SEED``; ``--help`` lists what of the setting can be changed."""
+    """``python -m eoslib.results run --name NAME --scale SCALE``; ``--help`` lists what can be changed."""
     parser = argparse.ArgumentParser(prog="python -m eoslib.results", description="Compute one run file.")
     parser.add_argument("verb", choices=["run"])
     parser.add_argument("--name", required=True, help=f"one of {', '.join(settings.names())}")

@@ -244,6 +244,8 @@ NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
         *_seeds("mlp-cifar10"),
         Run("mlp-cats-dogs-logistic"),
         Run("mlp-cifar10-cross-entropy"),
+        Run("cnn-cifar10", scales=("quick", "paper")),
+        Run("transformer-sst2", scales=("quick", "paper")),
     ),
 }
 

@@ -180,3 +180,17 @@ def test_the_direction_of_sharpening_may_point_anywhere(sign):
     there = np.array([0.1, -0.2, 0.05])
     np.testing.assert_allclose(values["exact_predicted_loss"], float(toy.loss(there)), rtol=1e-9)
     np.testing.assert_allclose(values["exact_predicted_sharpness"], toy.sharpness(there), rtol=1e-4)
+
+
+def test_a_quadratic_loss_has_no_third_order_and_that_is_no_division_by_zero():
+    curvatures = jnp.array([100.0, 40.0, 10.0, 1.0])
+    objective = Objective.create(lambda theta, c: (c[0] * theta**2).sum() / 2, jnp.zeros(4), curvatures[None])
+    u = jnp.eye(4)[0]
+    state = State(
+        Descent(jnp.array([0.0, 0.1, 0.1, 0.1]), u), Prediction(jnp.array([0.1, 0.0, 0.2, 0.0]), jnp.array(0.1))
+    )
+    _, values = diagnostics.measure(objective, diagnostics.start(u), state, 0.02)
+    np.testing.assert_allclose(values["eigenvalues"], [100, 40, 10], rtol=1e-3)
+    assert (float(values["rho3"]), float(values["rho4"])) == (0, 0)
+    np.testing.assert_allclose(values["curvature_along_v"], 0.1, rtol=1e-9)
+    np.testing.assert_allclose(values["exact_predicted_sharpness"], 100, rtol=1e-4)

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 
 import pytest
+from test_claims import CLAIMS
 
 from eoslib import reporting, settings
 
@@ -108,6 +109,8 @@ def test_notebook_runs_and_records(notebook, shared, tmp_path):
         assert claim["verdict"] == reporting.verdict(
             claim["relation"], claim["predicted"], measured, claim["tolerance"]
         )
+    holding = {claim["id"] for claim in record["claims"] if claim["verdict"] == "holds"}
+    assert holding >= CLAIMS.get(notebook.stem, set())
     for figure in record["figures"]:
         for kind in reporting.FIGURE_FILES:
             assert (folder / "test" / figure[kind]).stat().st_size > 200
