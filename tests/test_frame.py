@@ -226,3 +226,15 @@ def test_ci_runs_the_verbs_of_the_readme():
     assert "set -euo pipefail" in ci
     assert set(re.findall(r"`make (\w+)", readme)) <= verbs | {"book", "figures"}
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_what_the_readme_says_of_costs_is_what_was_measured():
+    found = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    said = " ".join((ROOT / "README.md").read_text().split())
+    whole, constrained = (
+        f"{found[f'{step}_step_gradients']:.1f} gradients, {found[f'{step}_step_ratio']:.1f} times less"
+        for step in ("tracked", "constrained")
+    )
+    assert f"{found['parameters']:,} parameters" in said
+    assert whole in said
+    assert constrained in said

@@ -314,7 +314,30 @@ class StatusReport(RecordDirective):
         return [
             self.section("Notebooks", "status-notebooks", self.notebooks(notebooks)),
             self.section("Machine, source and versions", "status-machine", self.machine()),
+            self.section("Runs recorded at paper scale", "status-recorded", self.recorded()),
         ]
+
+    def recorded(self) -> nodes.Node:
+        """Every recorded run with its size, how long one direction told the whole story, its time and its machine."""
+        from eoslib import results  # here alone: it takes seconds to import
+
+        rows = []
+        for run in results.recordings():
+            setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
+            cells = (
+                f"{setting['model']}, width {setting['width']}, {setting['dataset']}, {setting['criterion']}",
+                f"{setting['learning_rate']:g}",
+                f"{setting['n']:,}",
+                f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
+                f"step {until}" if until >= 0 else "never",
+                seconds(float(run.attrs["seconds"])),
+                f"{run.attrs['device']}, {run.attrs['threads']} threads, {run.attrs['date']}",
+            )
+            rows.append([[nodes.paragraph("", text)] for text in cells])
+        header = ["Network", "η", "Samples", "Steps to the edge + at it", "λ₂ at 1.9/η", "Time", "Machine"]
+        if not rows:
+            return nodes.paragraph("", "None is here.")
+        return self.table(header, rows, [26, 6, 9, 15, 10, 10, 24], "status")
 
     def notebooks(self, names: list[str]) -> nodes.Node:
         rows = []

@@ -11,7 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
+
+from eoslib import results as run_files
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
 NOTEBOOK = "01_progressive_sharpening"
@@ -127,6 +131,22 @@ def test_pages_made_of_records(tmp_path):
     """Claims at both scales with their verdicts, gallery, story figure in plain signs, status table."""
     results = write(tmp_path / "results", [CLAIM], [FIGURE])
     write(results, [CLAIM | {"measured": 1.2, "verdict": "does not hold"}], [FIGURE], scale="paper")
+    setting = {
+        "model": "mlp",
+        "width": 200,
+        "dataset": "sst2",
+        "criterion": "logistic",
+        "n": 5000,
+        "learning_rate": 0.02,
+    }
+    known = {"setting": json.dumps(setting), "threads": 2, "date": "today"}
+    known |= {"key": "a--eta0.02--seed0", "learning_rate": 0.02, "instability_step": 744, "single_direction_until": 300}
+    known |= {"seconds": 125.0, "device": "a machine"}
+    recorded = xr.Dataset(
+        {name: ("n", np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES}, {"t": np.arange(1200)}
+    )
+    recorded = recorded.assign_attrs(dict.fromkeys(run_files.REQUIRED_ATTRIBUTES, "?") | known)
+    run_files.write(recorded, results / "paper" / "a--eta0.02--seed0.nc")
     text = f"```{{story-figure}} {NOTEBOOK}/absent {NOTEBOOK}/sharpness\n```\n\n```{{claims-table}}\n```\n\n"
     text += f"```{{figure-gallery}}\n```\n\n```{{status-report}}\n```\n\n{{chapter}}`{NOTEBOOK}` {{chapter}}`09_absent`"
     status, messages, page = build(tmp_path, text, results)
@@ -143,6 +163,14 @@ def test_pages_made_of_records(tmp_path):
     assert f'href="chapters/{NOTEBOOK}.html"' in page
     assert "(1 of 1 claims hold)" in page
     assert "absent (not in this build)" in page
+    for told in (
+        "mlp, width 200, sst2, logistic",
+        "744 + 1,200",
+        "step 300",
+        "2 min 5 s",
+        "a machine, 2 threads, today",
+    ):
+        assert f"<p>{told}</p>" in page
 
 
 def test_source_line_is_the_one_in_the_source(tmp_path):
