@@ -107,17 +107,34 @@ def cycles(data) -> list[int]:
     return [int(step) for step in cut.start[cut.entered == 1]]
 
 
-def export(data) -> dict:
-    """One run as what the page reads: every curve of :data:`PANELS` that the file holds, δ, 2/η and the cycles."""
+def left(data, prediction: str) -> int:
+    """First step at which a prediction's |x| exceeds ten times gradient descent's largest: it has left for good."""
     import numpy as np
 
+    if f"{prediction}_x" not in data:
+        return int(data.sizes["t"])
+    size, largest = np.abs(np.asarray(data[f"{prediction}_x"])), np.nanmax(np.abs(np.asarray(data["x"])))
+    return int(np.argmin(size <= 10 * largest)) if not (size <= 10 * largest).all() else len(size)
+
+
+def export(data) -> dict:
+    """One run as what the page reads: every curve of :data:`PANELS` that the file holds, δ, 2/η and the cycles.
+
+    A prediction that has :func:`left` ends there: it would set the scale of every panel.
+    """
+    import numpy as np
+
+    ends = {prediction: left(data, prediction) for prediction in ("predicted", "generalized")}
     series = {}
     for name in {curve[0] for panel in PANELS for curve in panel["curves"]}:
         if name not in data:
             continue
         dimension = data[name].dims[0]
         every = int(data[dimension][1] - data[dimension][0]) if data.sizes[dimension] > 1 else 1
-        series[name] = {"every": every, "values": _numbers(data[name])}
+        values = np.array(data[name], float)
+        if (prediction := name.partition("_")[0]) in ends:
+            values[ends[prediction] :] = np.nan
+        series[name] = {"every": every, "values": _numbers(values)}
     squared = np.asarray(data["delta_squared"], float)
     delta = np.sqrt(np.where(squared > 0, squared, np.nan))
     return {

@@ -65,6 +65,20 @@ def test_export_says_where_there_is_nothing(explorer):
     assert told["delta"][650:] == [None] * 50
 
 
+def test_a_prediction_that_has_left_for_good_ends_there(explorer):
+    data = toy()
+    data["predicted_x"] = data["x"] * np.where(np.arange(700) < 300, 1.0, 1e20)
+    data["predicted_loss"] = data["predicted_x"] ** 2 / 0.05
+    assert explorer.left(data, "generalized") == 700
+    gone = explorer.left(data, "predicted")
+    assert 300 <= gone <= 301
+    told = explorer.export(data)["series"]
+    for name in ("predicted_x", "predicted_loss"):
+        assert told[name]["values"][gone - 1] is not None
+        assert told[name]["values"][gone:] == [None] * (700 - gone)
+    assert None not in told["x"]["values"]
+
+
 def test_cycles_are_the_library_stages(explorer):
     data = toy()
     cut = reduced.stages(data["x"].values, data["y"].values, math.sqrt(2))
