@@ -49,13 +49,13 @@ class Size(NamedTuple):
     repeats: int  # of those and of the reference's steps
     constrained_steps: int  # consecutive steps over which the constrained step is averaged
     common_steps: int  # over which the two sides' constrained trajectories are compared
-    exact_steps: int  # over which both are compared with exact projections, the first of those
+    exact_steps: int  # over which both are compared with exact projections; 0: not (in float32 those do not converge)
     samples: tuple[int, ...]
     widths: tuple[int, ...]
     matmul: int  # side of the matrices that measure the machine's peak
 
 
-PAPER = Size("paper", 5, 2, 2, 10, 50, 20, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
+PAPER = Size("paper", 5, 2, 2, 10, 50, 0, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
 SMALL = Size("test", 3, 2, 2, 4, 10, 5, (50, 100, 200), (8, 16, 32), 512)
 
 _BEGUN = time.perf_counter()
@@ -331,20 +331,21 @@ def agreement(start: Start, size: Size) -> dict[str, float]:
         deltas.append(float(jnp.sqrt(record.geometry.delta_squared)))
         if len(sides) <= size.exact_steps:
             sides.append((ours.theta, theta))
-    nearest = exact.path(objective, sides[0][0], begun.here.eigenvector, rate, size.exact_steps)
-
-    def off(side):
-        return float(jnp.linalg.norm(sides[-1][side] - nearest[-1])) / deltas[size.exact_steps - 1]
-
-    return {
+    found = {
         "steps": size.common_steps,
         "loss_difference": apart,  # largest, relative
         "distance_delta": float(jnp.linalg.norm(ours.theta - theta)) / deltas[-1],  # at the end
         "travelled_delta": float(jnp.linalg.norm(theta - sides[0][0])) / deltas[-1],
+    }
+    if not size.exact_steps:
+        return found
+    nearest = exact.path(objective, sides[0][0], begun.here.eigenvector, rate, size.exact_steps)[-1]
+    delta, (first, second) = deltas[size.exact_steps - 1], sides[size.exact_steps]
+    return found | {
         "exact_steps": size.exact_steps,
-        "eoslib_from_exact_delta": off(0),
-        "reference_from_exact_delta": off(1),
-        "apart_then_delta": float(jnp.linalg.norm(sides[-1][0] - sides[-1][1])) / deltas[size.exact_steps - 1],
+        "eoslib_from_exact_delta": float(jnp.linalg.norm(first - nearest)) / delta,
+        "reference_from_exact_delta": float(jnp.linalg.norm(second - nearest)) / delta,
+        "apart_then_delta": float(jnp.linalg.norm(first - second)) / delta,
     }
 
 
@@ -533,12 +534,13 @@ def table(found: dict) -> str:
         lines += [f"{at:10d}{first:12.4f}{second:12.4f}" for at, first, second in rows]
         lines.append(f"{'exponent':>10s}{growing['gradient_exponent']:12.2f}{growing['cubic_exponent']:12.2f}")
     common = found["agreement"]
-    lines += [
-        "",
-        f"constrained trajectories after {common['exact_steps']} steps, in δ: apart {common['apart_then_delta']:.2g};",
-        f"from exact projections: eoslib {common['eoslib_from_exact_delta']:.2g}, "
-        f"reference {common['reference_from_exact_delta']:.2g}",
-    ]
+    if "exact_steps" in common:
+        lines += [
+            "",
+            f"trajectories after {common['exact_steps']} steps, in δ: apart {common['apart_then_delta']:.2g};",
+            f"from exact projections: eoslib {common['eoslib_from_exact_delta']:.2g}, "
+            f"reference {common['reference_from_exact_delta']:.2g}",
+        ]
     lines += ["", f"{'target':32s}{'measured':>12s}{'aimed at':>18s}"]
     for each in found["targets"]:
         aim = f"{each['relation']} {each['target']:g}"
