@@ -1,12 +1,12 @@
-"""The Euclidean projection onto the stable set, to convergence: the path from which both sides of the benchmark differ.
+"""The Euclidean projection onto the stable set, to convergence: what both sides of the benchmark approximate.
 
 PGD on {S ≤ 2/η} asks for the point of M = {S = 2/η, u·∇L = 0} NEAREST to θ − η∇L.  The published procedure and the
 library each approximate it.  Here it is found by Gauss–Newton rounds with the exact normals of both conditions, ∇S and
 
     ∇(u·∇L) = S u + ∇³L[u, (S − ∇²L)⁺∇L],
 
-whose second term, the turning of u, costs a linear solve.  Far too slow to follow a run by; exact to the objective's
-precision.  :class:`eoslib.objective.Objective` is used for derivatives only.
+whose second term, the turning of u, costs a linear solve.  For small networks in float64: in float32 the
+eigen-solves may never reach their tolerance.  :class:`eoslib.objective.Objective` is used for derivatives only.
 """
 
 from __future__ import annotations

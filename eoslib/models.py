@@ -51,7 +51,7 @@ class Conv(nn.Module):
     """``flax.linen.Conv`` of square kernels with SAME padding, as one matrix product of the pixels' neighbourhoods.
 
     On CPUs XLA has fast code only for convolutions outside loops and in one order of dimensions.  Higher derivatives,
-    taken in loops, fall to code ten times slower; matrix products do not.  Parameters are those of flax's layer.
+    taken in loops, fall to code many times slower; matrix products do not.  Parameters are those of flax's layer.
     """
 
     features: int
