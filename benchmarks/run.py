@@ -49,7 +49,7 @@ class Size(NamedTuple):
     repeats: int  # of those and of the reference's steps
     constrained_steps: int  # consecutive steps over which the constrained step is averaged
     common_steps: int  # over which the two sides' constrained trajectories are compared
-    exact_steps: int  # over which both are compared with exact projections; 0: not (at full size they take hours)
+    exact_steps: int  # over which both are compared with exact projections; 0: not (too slow at full size)
     samples: tuple[int, ...]
     widths: tuple[int, ...]
     matmul: int  # side of the matrices that measure the machine's peak
@@ -552,9 +552,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time and memory of the derivatives and of a tracked step.")
     parser.add_argument("--small", action="store_true", help="a tiny network: tries the script, times nothing of worth")
     parser.add_argument("--output", type=pathlib.Path, help="default: benchmarks/results.json; with --small none")
-    parser.add_argument(
-        "--agreement", action="store_true", help="measure what is not timed alone, the agreement of the trajectories, and print it"
-    )
+    parser.add_argument("--agreement", action="store_true", help="print the agreement of the trajectories alone")
     parser.add_argument("--memory", choices=("eoslib", "reference"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     size = SMALL if given.small else PAPER
