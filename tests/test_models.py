@@ -171,19 +171,19 @@ def test_hessian_is_symmetric_and_matches_finite_differences_in_float64(model, a
         losses = models.per_sample_loss(setting, module)
         theta, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), _moved(params)))
         slope = jax.grad(lambda t: losses(unravel(t), batch).mean())
-        gradient, hvp = _jit(slope), _jit(lambda v: jax.jvp(slope, (theta,), (v,))[1])
+        both = _jit(lambda t, v: jax.jvp(slope, (t,), (v,)))  # one program: compiling is what costs
         # Only directions that matter: a random one has its weight in rows of words that do not occur.
-        g = gradient(theta)
+        g = both(theta, jnp.zeros_like(theta))[0]
         v = jnp.where(g != 0, jax.random.normal(jax.random.key(2), theta.shape, jnp.float64), 0.0)
         v, w = v / jnp.linalg.norm(v), g / jnp.linalg.norm(g)
-        hv, hw = hvp(v), hvp(w)
+        hv, hw = both(theta, v)[1], both(theta, w)[1]
         scale = max(float(jnp.linalg.norm(hv)), float(jnp.linalg.norm(hw)))
         assert scale > 0
         # Two products of sums over a few thousand terms each: rounding below 1e4 eps of their size.
         assert abs(float(w @ hv - v @ hw)) <= 1e4 * EPS * scale
         # Central differences: truncation h² ∇⁴L, cancellation eps ‖∇L‖/h; at h = eps^(1/3) both scale as eps^(2/3).
         h = EPS ** (1 / 3)
-        finite = (gradient(theta + h * v) - gradient(theta - h * v)) / (2 * h)
+        finite = (both(theta + h * v, v)[0] - both(theta - h * v, v)[0]) / (2 * h)
         size = scale + float(jnp.linalg.norm(g))
         assert float(jnp.linalg.norm(finite - hv)) <= 1e3 * EPS ** (2 / 3) * size
 
