@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -287,13 +287,9 @@ class Page:
             "notebook": self.notebook,
             "sentence": " ".join(sentence.split()),
             "quantity": quantity,
-            "predicted": _number(predicted),
-            "measured": _number(measured),
-            "spread": _number(spread),
-            "tolerance": float(tolerance),
+            **_judged(relation, predicted, measured, spread, tolerance),
             "reason": " ".join(reason.split()),
             "relation": relation,
-            "verdict": verdict(relation, float(predicted), float(measured), float(tolerance)),
             "scale": self.scale,
             "seed": self.seed,
             "paper": paper,
@@ -308,6 +304,27 @@ class Page:
                 f"{sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
                 f"tolerance {number(tolerance)}: {record['reason']})."
             )
+
+    def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
+        """A :meth:`claim` for recorded runs: what they give is added to the claim of that id, and shown in the table.
+
+        Args:
+            runs: The recorded runs that are judged.
+
+        Raises:
+            ValueError: from the function returned, on a claim that was not made before, or of another relation.
+        """
+
+        def judge(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", **words):
+            claim = next((known for known in self.claims if known["id"] == id), None)
+            if claim is None or claim["relation"] != relation:
+                raise ValueError(f"claim {id!r} must be made by `claim` first, with the relation {relation!r}")
+            claim["recorded"] = _judged(relation, predicted, measured, spread, tolerance) | {
+                "scale": runs[0].attrs["scale"],
+                "runs": [run.attrs["key"] for run in runs],
+            }
+
+        return judge
 
     def close(self) -> None:
         """Show the verdict on this page's claims, and write the records of this notebook in one stroke."""
@@ -325,15 +342,35 @@ class Page:
         _write_json(self.folder / "records" / f"{self.notebook}.json", record)
 
     def _verdict(self) -> str:
-        """How many of the claims hold, and the sentence of each that does not."""
-        failing = [claim["sentence"] for claim in self.claims if claim["verdict"] != "holds"]
-        total, holding = len(self.claims), len(self.claims) - len(failing)
-        where = f"at {self.scale} scale, seed {self.seed}"
-        if not failing:
-            return f"**Verdict.** ✓ Every claim of this page holds ({total} of {total}, {where})."
-        return f"**Verdict.** {holding} of {total} claims of this page hold {where}. ✗ Not found true: " + " ".join(
-            f"*{sentence}*" for sentence in failing
-        )
+        """How many of the claims hold, and the sentence of each that does not; then the same for the recorded runs."""
+        told = "**Verdict.** " + _fare(self.claims, "of this page", f"at {self.scale} scale, seed {self.seed}")
+        if again := [claim | claim["recorded"] for claim in self.claims if "recorded" in claim]:
+            runs = dict.fromkeys(run for claim in again for run in claim["runs"])
+            told += " On the recorded runs: " + _fare(
+                again, "that they can judge", ", ".join(f"`{run}`" for run in runs)
+            )
+        return told
+
+
+def _judged(relation: str, predicted, measured, spread, tolerance) -> dict:
+    """What a claim's record says of one measurement."""
+    return {
+        "predicted": _number(predicted),
+        "measured": _number(measured),
+        "spread": _number(spread),
+        "tolerance": float(tolerance),
+        "verdict": verdict(relation, float(predicted), float(measured), float(tolerance)),
+    }
+
+
+def _fare(claims: list[dict], which: str, where: str) -> str:
+    """How many of some claims hold, and the sentence of each that does not."""
+    failing = [claim["sentence"] for claim in claims if claim["verdict"] != "holds"]
+    total, holding = len(claims), len(claims) - len(failing)
+    if not failing:
+        return f"✓ Every claim {which} holds ({total} of {total}, {where})."
+    sentences = " ".join(f"*{sentence}*" for sentence in failing)
+    return f"{holding} of {total} claims {which} hold ({where}). ✗ Not found true: {sentences}"
 
 
 def _write_json(target: pathlib.Path, content) -> None:

@@ -66,7 +66,7 @@ def test_files_of_a_figure_are_whole_and_repeatable(page):
         ((1.0, 1.05), "**Verdict.** ✓ Every claim of this page holds (2 of 2, at test scale, seed 0)."),
         (
             (1.0, 2.0),
-            "**Verdict.** 1 of 2 claims of this page hold at test scale, seed 0. ✗ Not found true: *Claim 1.*",
+            "**Verdict.** 1 of 2 claims of this page hold (at test scale, seed 0). ✗ Not found true: *Claim 1.*",
         ),
     ],
 )
@@ -78,6 +78,40 @@ def test_a_page_closes_with_its_verdict(page, monkeypatch, measured, told):
     monkeypatch.setattr(page, "say", said.append)
     page.close()
     assert said == [told]
+
+
+def test_recorded_runs_are_judged_beside_the_claim(page, monkeypatch):
+    """Their numbers are kept with the claim's, their verdict is told at the end; other claims are as they were."""
+    told = dict(quantity="q", reason="r", predicted=1.0)
+    for name in ("one", "two", "three"):
+        page.claim(name, f"Claim {name}.", measured=1.0, tolerance=0.1, show=False, **told)
+    judge = page.recorded(xr.Dataset(attrs={"key": "a-run", "scale": "paper"}))
+    judge("one", "Claim one.", measured=1.4, tolerance=0.5, spread=0.25, **told)
+    judge("two", "Claim two.", measured=float("nan"), tolerance=0.5, **told)
+    ours = {"scale": "paper", "runs": ["a-run"], "predicted": 1.0, "tolerance": 0.5}
+    assert [claim.get("recorded") for claim in page.claims] == [
+        ours | {"measured": 1.4, "spread": 0.25, "verdict": "holds"},
+        ours | {"measured": None, "spread": 0.0, "verdict": "does not hold"},
+        None,
+    ]
+    assert {claim["measured"] for claim in page.claims} == {1.0}
+    said = []
+    monkeypatch.setattr(page, "say", said.append)
+    page.close()
+    assert said == [
+        "**Verdict.** ✓ Every claim of this page holds (3 of 3, at test scale, seed 0). On the recorded runs: "
+        "1 of 2 claims that they can judge hold (`a-run`). ✗ Not found true: *Claim two.*"
+    ]
+
+
+def test_recorded_runs_judge_only_what_was_claimed(page):
+    told = dict(quantity="q", reason="r", predicted=1.0, measured=1.0, tolerance=0.1)
+    page.claim("one", "Claim one.", show=False, **told)
+    judge = page.recorded(xr.Dataset(attrs={"key": "a-run", "scale": "paper"}))
+    with pytest.raises(ValueError, match="claim 'other' must be made by `claim` first"):
+        judge("other", "Claim other.", **told)
+    with pytest.raises(ValueError, match="with the relation 'at most'"):
+        judge("one", "Claim one.", relation="at most", **told)
 
 
 def test_a_page_without_claims_has_no_verdict(page, monkeypatch):

@@ -41,10 +41,6 @@ class RecordDirective(SphinxDirective):
     def found(self) -> records.Records:
         return self.config.eosbook_records
 
-    @property
-    def compared(self) -> records.Records | None:
-        return self.config.eosbook_compared
-
     def paragraph(self, *parts: str | nodes.Node, classes: tuple[str, ...] = ()) -> nodes.paragraph:
         """A paragraph of MyST strings and of ready nodes."""
         paragraph = nodes.paragraph(classes=list(classes))
@@ -131,28 +127,15 @@ class RecordDirective(SphinxDirective):
 
 
 class ClaimsTable(RecordDirective):
-    """Every claim: its sentence, what was predicted, what was measured at each recorded scale, and the verdict."""
+    """Every claim: its sentence, what was predicted, what was measured, here and in recorded runs, and the verdicts."""
 
     def run(self) -> list[nodes.Node]:
-        scales = [found for found in (self.found, self.compared) if found]
-        header = [
-            "Claim",
-            "Predicted",
-            *(f"Measured ({found.scale})" for found in scales),
-        ]
-        widths = [50, 14, *([18] * len(scales))]
+        header = ["Claim", "Predicted", f"Measured ({self.found.scale})", "Recorded (paper)"]
         sections = []
         for notebook, claims in by_notebook(self.found.claims).items():
-            rows = [
-                [
-                    self.told(c),
-                    self.predicted(c),
-                    *(self.measured(found, c) for found in scales),
-                ]
-                for c in claims
-            ]
+            rows = [[self.told(c), self.predicted(c), self.measured(c), self.recorded(c)] for c in claims]
             chapter = self.paragraph("Argued in ", self.chapter_link(notebook), ".", classes=("chapter-of",))
-            table = self.table(header, rows, widths, "claims")
+            table = self.table(header, rows, [50, 14, 18, 18], "claims")
             sections.append(self.section(self.chapter_title(notebook), f"claims-{notebook}", chapter, table))
         return sections
 
@@ -173,12 +156,20 @@ class ClaimsTable(RecordDirective):
         relation = {"at most": "≤ ", "at least": "≥ "}.get(claim.get("relation"), "")
         return [nodes.paragraph("", relation + records.show(claim["predicted"]), classes=["number"])]
 
-    def measured(self, found: records.Records, claim: dict) -> list[nodes.Node]:
-        same = found.claim(claim["id"])
-        if same is None:
-            return [nodes.paragraph("", "not recorded")]
-        number = nodes.paragraph("", records.with_spread(same), classes=["number"])
-        return [number, nodes.paragraph("", "", badge(same["verdict"]))]
+    def measured(self, claim: dict) -> list[nodes.Node]:
+        number = nodes.paragraph("", records.with_spread(claim), classes=["number"])
+        return [number, nodes.paragraph("", "", badge(claim["verdict"]))]
+
+    def recorded(self, claim: dict) -> list[nodes.Node]:
+        """The same for the recorded runs, with their own prediction where it is another."""
+        if "recorded" not in claim:
+            return [nodes.paragraph("", "–")]
+        found = {"relation": claim.get("relation")} | claim["recorded"]
+        predicted = self.paragraph("of ", *self.predicted(found)[0].children, classes=("claim-reason",))
+        other = found["predicted"] != claim["predicted"] or found["tolerance"] != claim["tolerance"]
+        if other:
+            predicted += nodes.Text(f", tolerance {records.show(found['tolerance'], 2)}")
+        return [*self.measured(found), *([predicted] if other else [])]
 
 
 class FigureGallery(RecordDirective):

@@ -57,7 +57,6 @@ def prepare(app: Sphinx, config) -> None:
     take_mathjax(source / "_assets")
     try:
         found = records.load()
-        compared = records.load_if_present("paper") if found.scale != "paper" else records.load_if_present("quick")
         shutil.rmtree(source / "_generated", ignore_errors=True)
         copy_figures(found, source / "_generated")
     except records.RecordError as error:
@@ -66,7 +65,7 @@ def prepare(app: Sphinx, config) -> None:
         **config.myst_substitutions,
         **records.substitutions(found),
     }
-    config.eosbook_records, config.eosbook_compared = found, compared
+    config.eosbook_records = found
 
 
 def repository() -> tuple[str, str] | None:
@@ -137,7 +136,6 @@ def setup(app: Sphinx) -> dict:
     # The library whose docstrings the book shows is the one beside it.
     sys.path.insert(0, str(records.ROOT))
     app.add_config_value("eosbook_records", None, "", types=(records.Records,))
-    app.add_config_value("eosbook_compared", None, "", types=(records.Records,))
     # Jupyter Book always passes this option of an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "", types=(dict,))
     # Before MyST turns its options into a parser configuration.

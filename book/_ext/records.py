@@ -109,12 +109,6 @@ def load(scale: str | None = None, root: Path | None = None) -> Records:
     return Records(scale, folder, claims, figures)
 
 
-def load_if_present(scale: str, root: Path | None = None) -> Records | None:
-    """Records of another scale for comparison, or ``None`` where that scale has not been recorded."""
-    folder = (root or results_root()) / scale
-    return load(scale, root) if (folder / "claims.json").is_file() and (folder / "figures.json").is_file() else None
-
-
 def show(value, digits: int = 4) -> str:
     """A recorded value as text: so many significant digits for a float, ``–`` where there is none.
 

@@ -129,8 +129,9 @@ def test_missing_records_say_what_to_do(tmp_path):
 
 def test_pages_made_of_records(tmp_path):
     """Claims at both scales with their verdicts, gallery, story figure in plain signs, status table."""
-    results = write(tmp_path / "results", [CLAIM], [FIGURE])
-    write(results, [CLAIM | {"measured": 1.2, "verdict": "does not hold"}], [FIGURE], scale="paper")
+    again = {"predicted": 1.0, "measured": 1.2, "spread": 0.0, "tolerance": 0.125, "verdict": "does not hold"}
+    alone = CLAIM | {"id": "alone", "sentence": "It is quick alone."}
+    results = write(tmp_path / "results", [CLAIM | {"recorded": again}, alone], [FIGURE])
     setting = {
         "model": "mlp",
         "width": 200,
@@ -157,11 +158,12 @@ def test_pages_made_of_records(tmp_path):
         assert f'sharpness.{kind}"' in page
     assert "✓ holds" in page
     assert "✗ does not hold" in page
+    assert "of 1, tolerance 0.12" in page
     assert "It rises to 2/η." in page
     assert page.count('alt="A rising curve."') == 2
     assert "1 min 15 s of computing" in page
     assert f'href="chapters/{NOTEBOOK}.html"' in page
-    assert "(1 of 1 claims hold)" in page
+    assert "(2 of 2 claims hold)" in page
     assert "absent (not in this build)" in page
     for told in (
         "mlp, width 200, sst2, logistic",
