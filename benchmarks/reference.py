@@ -16,6 +16,7 @@ whose results this one checks.  Positions are float64, derivatives in the object
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -102,9 +103,9 @@ def leading_eigenpair(objective: Objective, theta, start: Float[Array, " p"], to
     return values[0], vectors[:, 0]
 
 
-def measure(objective: Objective, theta, start: Float[Array, " p"]) -> Point:
-    """Loss, gradient, sharpness, its eigenvector (from ``start``) and its gradient ∇³L[u, u] at θ."""
-    sharpness, u = leading_eigenpair(objective, theta, start)
+def measure(objective: Objective, theta, start: Float[Array, " p"], solve: Callable = leading_eigenpair) -> Point:
+    """Loss, gradient, sharpness, its eigenvector (``solve``d from ``start``) and its gradient ∇³L[u, u] at θ."""
+    sharpness, u = solve(objective, theta, start)
     loss, gradient = _value_and_grad(objective, theta)
     return Point(loss, gradient, sharpness, u, _sharpness_gradient(objective, theta, u))
 
@@ -118,9 +119,11 @@ def _moved(theta, move):
     return theta + move.astype(theta.dtype)
 
 
-def project(objective: Objective, theta, start, learning_rate: float) -> tuple[Float[Array, " p"], Point]:
+def project(
+    objective: Objective, theta, start, learning_rate: float, solve: Callable = leading_eigenpair
+) -> tuple[Float[Array, " p"], Point]:
     """Three rounds of θ ← θ − (S − 2/η)₊ ∇S⊥/‖∇S⊥‖² − u (u·∇L)/S, then the point reached, measured."""
-    point = measure(objective, theta, start)
+    point = measure(objective, theta, start, solve)
     for _ in range(ROUNDS):
         perpendicular = _perpendicular(point)
         excess = jnp.maximum(point.sharpness - 2 / learning_rate, 0)
@@ -128,15 +131,16 @@ def project(objective: Objective, theta, start, learning_rate: float) -> tuple[F
         move = -excess / jnp.vdot(perpendicular, perpendicular) * perpendicular
         move = move - slope / point.sharpness * point.eigenvector
         theta = _moved(theta, move)
-        point = measure(objective, theta, point.eigenvector)
+        point = measure(objective, theta, point.eigenvector, solve)
     return theta, point
 
 
 def constrained_step(
-    objective: Objective, theta, here: Point, learning_rate: float
+    objective: Objective, theta, here: Point, learning_rate: float, solve: Callable = leading_eigenpair
 ) -> tuple[Float[Array, " p"], Point]:
     """θ†_{t+1} = proj_M(θ†_t − η∇L(θ†_t)) from θ†_t and what was measured there."""
-    return project(objective, _moved(theta, -learning_rate * here.gradient), here.eigenvector, learning_rate)
+    plain = _moved(theta, -learning_rate * here.gradient)
+    return project(objective, plain, here.eigenvector, learning_rate, solve)
 
 
 def flow_step(objective: Objective, theta, start, learning_rate: float):

@@ -95,8 +95,7 @@ def verdict(relation: str, predicted: float, measured: float, tolerance: float) 
 
 
 def _number(value) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -366,11 +365,12 @@ def _judged(relation: str, predicted, measured, spread, tolerance) -> dict:
 def _fare(claims: list[dict], which: str, where: str) -> str:
     """How many of some claims hold, and the sentence of each that does not."""
     failing = [claim["sentence"] for claim in claims if claim["verdict"] != "holds"]
-    total, holding = len(claims), len(claims) - len(failing)
     if not failing:
-        return f"✓ Every claim {which} holds ({total} of {total}, {where})."
-    sentences = " ".join(f"*{sentence}*" for sentence in failing)
-    return f"{holding} of {total} claims {which} hold ({where}). ✗ Not found true: {sentences}"
+        return f"✓ Every claim {which} holds ({len(claims)} of {len(claims)}, {where})."
+    return (
+        f"{len(claims) - len(failing)} of {len(claims)} claims {which} hold ({where}). ✗ Not found true: "
+        + " ".join(f"*{sentence}*" for sentence in failing)
+    )
 
 
 def _write_json(target: pathlib.Path, content) -> None:

@@ -295,6 +295,23 @@ def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
     return sorted(runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"]))
 
 
+def single_direction(run: xr.Dataset) -> xr.Dataset:
+    """A run up to the step at which λ₂ reaches 1.9/η: all of it where that never came, or was not measured."""
+    late = run.attrs["single_direction_until"]
+    cut = {name: (run[name] < late).values for name in ("t", "interval", "stride") if name in run.sizes}
+    return run.isel(cut) if late > 0 else run
+
+
+def radius(run: xr.Dataset) -> xr.DataArray:
+    """δ at every step (NaN where α ≤ 0: nothing sharpens)."""
+    return np.sqrt(run.delta_squared.where(run.delta_squared > 0))
+
+
+def smallness(run: xr.Dataset) -> xr.DataArray:
+    """ε = η√α at every step (NaN where α < 0)."""
+    return run.attrs["learning_rate"] * np.sqrt(run.alpha.where(run.alpha >= 0))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """``python -m eoslib.results run --name NAME --scale SCALE``; ``--help`` lists what can be changed."""
     parser = argparse.ArgumentParser(prog="python -m eoslib.results", description="Compute one run file.")
@@ -302,18 +319,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help=f"one of {', '.join(settings.names())}")
     parser.add_argument("--scale", default="quick", choices=settings.SCALES)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float)
-    for field in ("n", "tracked_steps"):
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int)
+    fields = {"learning_rate": float, "n": int, "tracked_steps": int}
+    for field, kind in fields.items():
+        parser.add_argument(f"--{field.replace('_', '-')}", type=kind)
     chosen = parser.parse_args(arguments)
-    fields = ("learning_rate", "n", "tracked_steps")
     overrides = {field: value for field in fields if (value := getattr(chosen, field)) is not None}
     # Runs that differ in η or seed alone share their compiled programs.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(root() / "checkpoints" / "compiled"))
     setting = settings.get(chosen.name, chosen.scale, **overrides)
-    why = stale(setting, chosen.seed)
-    print(f"{setting.key(chosen.seed)} ({setting.scale}): {why or 'already computed'}", file=sys.stderr)
+    print(
+        f"{setting.key(chosen.seed)} ({setting.scale})",
+        stale(setting, chosen.seed) or "already computed",
+        sep=": ",
+        file=sys.stderr,
+    )
     data = compute(setting, chosen.seed, progress=sys.stderr.isatty())
     print(
         f"{data.attrs['status']} (step {data.attrs['instability_step']}); {data.attrs['seconds']:.0f} s",

@@ -111,7 +111,8 @@ def test_the_exact_projection_is_the_nearest_point_by_dense_derivatives(network,
     theta = jnp.asarray(oracles.nearest(dense, edge[0], 2 / oracles.RATE))
     plain = theta - oracles.RATE * objective.gradient(theta)
     wanted = oracles.nearest(dense, plain, 2 / oracles.RATE)
-    found, *_ = exact.nearest(objective, plain, theta, edge[1], jnp.zeros(objective.size), oracles.RATE)
+    start = jnp.zeros(objective.size)
+    found, *_ = exact.nearest(objective, plain, theta, edge[1], start, oracles.RATE, tolerance=1e-10)
     assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(plain - wanted)
 
 
