@@ -198,3 +198,23 @@ def test_the_tolerance_is_that_of_the_dtype():
     assert pairs.values.dtype == pairs.vectors.dtype == jnp.float32
     assert int(pairs.status) == EigenStatus.CONVERGED
     np.testing.assert_allclose(pairs.values, [1.0], atol=1e-3)  # some eigenvalue lies within the residual
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_long_vectors_in_single_precision(k):
+    """Inner products of many terms are summed well: values and residuals to the rounding of a few operations."""
+    p, values = 700_000, np.array([100.0, 60.0])
+    keys = jax.random.split(jax.random.key(0), 3)
+    u = jax.random.normal(keys[0], (p,), jnp.float32) ** 3
+    w = jax.random.normal(keys[1], (p,), jnp.float32)
+    w = w / jnp.linalg.norm(w) - jnp.vdot(w, u) / (jnp.vdot(u, u) * jnp.linalg.norm(w)) * u
+    u, w = u / jnp.linalg.norm(u), w / jnp.linalg.norm(w)
+
+    def matvec(v):
+        return 100 * jnp.vdot(u, v) * u + 60 * jnp.vdot(w, v) * w
+
+    noise = jax.random.normal(keys[2], (k, p), jnp.float32) * jnp.float32(0.05 / p**0.5)
+    solve = jax.jit(lambda start: leading_eigenpairs(matvec, start, tolerance=1e-4, max_products=20 * k))
+    found = solve(jnp.stack([u, w])[:k] + noise)
+    assert found.status == EigenStatus.CONVERGED
+    np.testing.assert_allclose(found.values, values[:k], rtol=1e-5)
