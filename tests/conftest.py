@@ -9,6 +9,9 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+# Compiling is most of what the tests cost, and XLA's older emitters for CPUs compile twice as fast.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+
 import jax
 import pytest
 from hypothesis import settings

@@ -105,6 +105,14 @@
         keyboard: { enabled: true, bindToWindow: false } },
     });
 
+    // A long name in two lines, broken at the space nearest to its middle.
+    const inLines = (name) => {
+      if (name.length <= 20) return [name];
+      const spaces = [...name.matchAll(/ /g)].map((found) => found.index);
+      const at = spaces.reduce((a, b) => (Math.abs(b - name.length / 2) < Math.abs(a - name.length / 2) ? b : a));
+      return [name.slice(0, at), name.slice(at + 1)];
+    };
+
     network.on("beforeDrawing", (context) => {
       const ink = colour("--ink-soft");
       const size = Math.min(24, Math.max(14, 12.5 / network.getScale())); // the same size on the screen, within reason
@@ -117,15 +125,21 @@
       }
       context.font = `600 ${size}px ${fontFace}`;
       context.textAlign = "center";
-      context.textBaseline = "bottom";
       context.lineJoin = "round";
       context.lineWidth = size / 3;
       context.strokeStyle = colour("--paper");
       context.fillStyle = ink;
       for (const disc of data.themes) {
         const { x, y } = place(disc);
-        context.strokeText(disc.name, x, y - disc.radius - 14);
-        context.fillText(disc.name, x, y - disc.radius - 14);
+        const below = y > disc.radius; // on the outer side, where no other disc is
+        context.textBaseline = below ? "top" : "bottom";
+        const lines = inLines(disc.name);
+        lines.forEach((line, i) => {
+          const row = below ? i : i - lines.length + 1;
+          const at = y + (below ? 1 : -1) * (disc.radius + 14) + 1.15 * size * row;
+          context.strokeText(line, x, at);
+          context.fillText(line, x, at);
+        });
       }
     });
 

@@ -77,9 +77,13 @@ class Complaints:
 
     def listen(self, page) -> None:
         page.on("request", self._request)
-        page.on("requestfailed", lambda request: self.errors.append(f"failed: {request.url}"))
+        page.on("requestfailed", self._failed)
         page.on("pageerror", lambda error: self.errors.append(f"error: {error}"))
         page.on("console", lambda told: self.errors.append(f"console: {told.text}") if told.type == "error" else None)
+
+    def _failed(self, request) -> None:
+        if "ERR_ABORTED" not in (request.failure or ""):  # the reader went on before it was there
+            self.errors.append(f"failed: {request.url} ({request.failure})")
 
     def _request(self, request) -> None:
         local = ("file://", "data:", "blob:", "http://localhost:", "http://127.0.0.1:")
@@ -87,22 +91,34 @@ class Complaints:
             self.external.append(request.url)
 
 
+@pytest.fixture(scope="session")
+def visit(browser, site):
+    """How pages are opened for longer than a test: gives a context manager over the function of ``open_page``."""
+
+    @contextlib.contextmanager
+    def visit_(**defaults):
+        with contextlib.ExitStack() as stack:
+
+            def open_(name: str, page=None, *, base: str | None = None, **context):
+                if page is None:
+                    holder = browser.new_context(**({"viewport": DESKTOP} | defaults | context))
+                    stack.callback(holder.close)
+                    page = holder.new_page()
+                    page.complaints = Complaints()
+                    page.complaints.listen(page)
+                page.goto(f"{base}/{name}" if base else (site / name).as_uri(), wait_until="load")
+                page.evaluate(SETTLED)
+                return page
+
+            yield open_
+
+    return visit_
+
+
 @pytest.fixture
-def open_page(browser, site):
+def open_page(visit):
     """``open_page("intro.html", viewport=PHONE)`` → a settled page; ``page.complaints`` is what it did wrong."""
-    with contextlib.ExitStack() as stack:
-
-        def open_(name: str, page=None, *, base: str | None = None, viewport=None, **context):
-            if page is None:
-                holder = browser.new_context(viewport=viewport or DESKTOP, **context)
-                stack.callback(holder.close)
-                page = holder.new_page()
-                page.complaints = Complaints()
-                page.complaints.listen(page)
-            page.goto(f"{base}/{name}" if base else (site / name).as_uri(), wait_until="load")
-            page.evaluate(SETTLED)
-            return page
-
+    with visit() as open_:
         yield open_
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import PHONE
 
@@ -28,45 +31,8 @@ PICTURES = """() => [...document.images].map((image) => ({
 }))"""
 
 
-def test_desktop_pages_are_whole(open_page, pages):
-    """No external request, no error, every formula set, every picture there and described in words."""
-    assert {"intro.html", "claims.html", "gallery.html", "status.html", "api.html", "notation.html"} <= set(pages)
-    page, wrong, formulas, pictures = None, [], 0, 0
-    for name in pages:
-        page = open_page(name, page)
-        errors = page.evaluate("document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
-        wrong += [f"{name}: {errors} formulas with an error"] if errors else []
-        wrong += [f"{name}: raw TeX {text!r}" for text in page.evaluate(RAW_TEX)]
-        unset = page.evaluate(
-            "[...document.querySelectorAll('.math')].filter((m) => !m.querySelector('mjx-container')).length"
-        )
-        wrong += [f"{name}: {unset} formulas not set"] if unset else []
-        formulas += page.evaluate("document.querySelectorAll('mjx-container').length")
-        for picture in page.evaluate(PICTURES):
-            pictures += 1
-            alt = picture["alt"] or ""
-            named = re.search(r"\.(png|svg|jpe?g|gif|webp|pdf)$|^[0-9a-f]{16,}|_images/", alt.strip(), re.IGNORECASE)
-            if picture["broken"]:
-                wrong.append(f"{name}: broken picture {picture['source']}")
-            if named or (len(alt.strip()) < 3 and not picture["decorative"]):
-                wrong.append(f"{name}: alt text {alt!r} of {picture['source']}")
-    assert not page.complaints.external
-    assert not page.complaints.errors
-    assert not wrong
-    # The checks above looked at something.
-    assert formulas > 50
-    assert pictures > len(pages) / 2
-
-
-def test_phone_pages_do_not_scroll_sideways(open_page, pages):
-    page, wide = None, {}
-    for name in pages:
-        page = open_page(name, page, viewport=PHONE, is_mobile=True, has_touch=True)
-        width = page.evaluate("document.documentElement.scrollWidth")
-        if width > PHONE["width"]:
-            wide[name] = width
-    assert not wide
-    assert not page.complaints.errors
+#: Only violations are described: naming every passed node takes longer than looking.  No style sheet is fetched again.
+OPTIONS = {"resultTypes": ["violations"], "preload": False}
 
 
 def serious(found: dict) -> list[str]:
@@ -76,11 +42,6 @@ def serious(found: dict) -> list[str]:
         if finding["impact"] in ("serious", "critical")
         for node in finding["nodes"][:4]
     ]
-
-
-def content(pages: list[str]) -> list[str]:
-    """Pages that somebody wrote: the listings of source code are Sphinx's own."""
-    return [name for name in pages if not name.startswith("_modules/")]
 
 
 CONTRAST = """() => {
@@ -113,36 +74,118 @@ def pale(name: str, seen: dict) -> list[str]:
     return [f"{name}: contrast {worst['ratio']:.2f} of {worst['text']!r}"] if weak else []
 
 
-def light_rules(name: str) -> dict:
-    """The thousands of code words of the library reference, coloured as everywhere, would take axe 10 s."""
-    return {"rules": {"color-contrast": {"enabled": False}}} if name == "api.html" else {}
+def axe(page, name: str, **options) -> list[str]:
+    """What axe finds serious; of the library reference's thousands of code words it skips the colours."""
+    if name == "api.html":
+        options |= {"rules": {"color-contrast": {"enabled": False}}}
+    return [f"{name}: {finding}" for finding in serious(Axe().run(page, options=OPTIONS | options).response)]
 
 
-def test_accessible_in_light(open_page, pages):
-    page, wrong = None, []
-    for name in content(pages):
-        page = open_page(name, page, color_scheme="light")
-        wrong += pale(name, page.evaluate(CONTRAST))
-        wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=light_rules(name)).response)]
-    assert not wrong
+REPAINTED = """() => Promise.all(document.getAnimations().filter((one) => one instanceof CSSTransition)
+  .map((one) => one.finished.catch(() => null))).then(() => null)"""
 
 
-def test_dark_theme_is_legible(open_page, pages):
+@dataclasses.dataclass
+class Seen:
+    """What was seen on the pages."""
+
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    light: list[str] = dataclasses.field(default_factory=list)
+    dark: list[str] = dataclasses.field(default_factory=list)
+    formulas: int = 0
+    pictures: int = 0
+    cards: int = 0
+    texts: int = 0
+    complaints: Any = None
+
+
+def whole(page, name: str, seen: Seen) -> None:
+    """Formulas and pictures."""
+    errors = page.evaluate("document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
+    seen.wrong += [f"{name}: {errors} formulas with an error"] if errors else []
+    seen.wrong += [f"{name}: raw TeX {text!r}" for text in page.evaluate(RAW_TEX)]
+    unset = page.evaluate(
+        "[...document.querySelectorAll('.math')].filter((m) => !m.querySelector('mjx-container')).length"
+    )
+    seen.wrong += [f"{name}: {unset} formulas not set"] if unset else []
+    seen.formulas += page.evaluate("document.querySelectorAll('mjx-container').length")
+    for picture in page.evaluate(PICTURES):
+        seen.pictures += 1
+        alt = picture["alt"] or ""
+        named = re.search(r"\.(png|svg|jpe?g|gif|webp|pdf)$|^[0-9a-f]{16,}|_images/", alt.strip(), re.IGNORECASE)
+        if picture["broken"]:
+            seen.wrong.append(f"{name}: broken picture {picture['source']}")
+        if named or (len(alt.strip()) < 3 and not picture["decorative"]):
+            seen.wrong.append(f"{name}: alt text {alt!r} of {picture['source']}")
+
+
+def in_light(page, name: str, seen: Seen) -> None:
+    """Every rule of axe, and our own measure of contrast."""
+    seen.light += pale(name, page.evaluate(CONTRAST)) + axe(page, name)
+
+
+def in_dark(page, name: str, seen: Seen) -> None:
+    """Colours only: the rest is as in light."""
+    found = page.evaluate(CONTRAST)
+    seen.dark += [f"{name}: ground of luminance {found['page']:.2f}"] if found["page"] > 0.05 else []
+    seen.dark += pale(name, found)
+    seen.dark += [f"{name}: a figure on a ground of luminance {card:.2f}" for card in found["cards"] if card < 0.7]
+    seen.cards, seen.texts = seen.cards + len(found["cards"]), seen.texts + found["count"]
+    if name != "api.html":
+        seen.dark += axe(page, name, runOnly={"type": "rule", "values": ["color-contrast"]})
+
+
+@pytest.fixture(scope="module")
+def seen(visit, pages) -> Seen:
+    """Every page, loaded once on a desktop: as it stands, in light, then in dark."""
+    found = Seen()
+    with visit(color_scheme="light") as open_page:
+        page = None
+        for name in pages:
+            page = open_page(name, page)
+            whole(page, name, found)
+            if not name.startswith("_modules/"):  # Sphinx's own listings of source code
+                in_light(page, name, found)
+                page.emulate_media(color_scheme="dark")
+                page.wait_for_function("document.documentElement.dataset.theme === 'dark'", timeout=5_000)
+                page.evaluate(REPAINTED)
+                in_dark(page, name, found)
+                page.emulate_media(color_scheme="light")
+        found.complaints = page.complaints
+    return found
+
+
+def test_desktop_pages_are_whole(seen, pages):
+    """No external request, no error, every formula set, every picture there and described in words."""
+    assert {"intro.html", "claims.html", "gallery.html", "status.html", "api.html", "notation.html"} <= set(pages)
+    assert not seen.complaints.external
+    assert not seen.complaints.errors
+    assert not seen.wrong
+    # The checks looked at something.
+    assert seen.formulas > 50
+    assert seen.pictures > len(pages) / 2
+
+
+def test_phone_pages_do_not_scroll_sideways(open_page, pages):
+    page, wide = None, {}
+    for name in pages:
+        page = open_page(name, page, viewport=PHONE, is_mobile=True, has_touch=True)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > PHONE["width"]:
+            wide[name] = width
+    assert not wide
+    assert not page.complaints.errors
+
+
+def test_accessible_in_light(seen):
+    assert not seen.light
+
+
+def test_dark_theme_is_legible(seen):
     """In dark the page is dark, its text stands out (by our measure and by axe's), and figures lie on a light card."""
-    page, wrong, cards, texts = None, [], 0, 0
-    for name in content(pages):
-        page = open_page(name, page, color_scheme="dark")
-        seen = page.evaluate(CONTRAST)
-        wrong += [f"{name}: ground of luminance {seen['page']:.2f}"] if seen["page"] > 0.05 else []
-        wrong += pale(name, seen)
-        wrong += [f"{name}: a figure on a ground of luminance {card:.2f}" for card in seen["cards"] if card < 0.7]
-        cards, texts = cards + len(seen["cards"]), texts + seen["count"]
-        if name != "api.html":
-            rule = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
-            wrong += [f"{name}: {finding}" for finding in serious(Axe().run(page, options=rule).response)]
-    assert not wrong
-    assert cards
-    assert texts > 100
+    assert not seen.dark
+    assert seen.cards
+    assert seen.texts > 100
 
 
 def test_theme_switch_keeps_its_choice(open_page):
