@@ -32,7 +32,7 @@ COMPILE_BOUND = {
     f"test_{name}"
     for name in (
         "objective", "eigen", "geometry", "stable_set", "dynamics", "tracking", "diagnostics", "results", "criteria",
-        "reference", "claims",
+        "reference", "claims", "training",
     )
 }  # fmt: skip
 

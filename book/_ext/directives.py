@@ -312,22 +312,24 @@ class StatusReport(RecordDirective):
         """Every recorded run with its size, how long one direction told the whole story, its time and its machine."""
         from eoslib import results  # here alone: it takes seconds to import
 
-        rows = []
-        for run in results.recordings():
+        rows, runs = [], results.recordings()
+        if not runs:
+            return nodes.paragraph("", "None is here.")
+        for run in runs:
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
             cells = (
                 f"{setting['model']}, width {setting['width']}, {setting['dataset']}, {setting['criterion']}",
                 f"{setting['learning_rate']:g}",
                 f"{setting['n']:,}",
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
-                f"step {until}" if until >= 0 else "never",
+                f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
                 seconds(float(run.attrs["seconds"])),
                 f"{run.attrs['device']}, {run.attrs['threads']} threads, {run.attrs['date']}",
             )
             rows.append([[nodes.paragraph("", text)] for text in cells])
+        spent = seconds(sum(float(run.attrs["seconds"]) for run in runs))
+        rows.append([[nodes.paragraph("", text)] for text in ("All of them", "", "", "", "", spent, "")])
         header = ["Network", "η", "Samples", "Steps to the edge + at it", "λ₂ at 1.9/η", "Time", "Machine"]
-        if not rows:
-            return nodes.paragraph("", "None is here.")
         return self.table(header, rows, [26, 6, 9, 15, 10, 10, 24], "status")
 
     def notebooks(self, names: list[str]) -> nodes.Node:
