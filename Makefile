@@ -31,7 +31,7 @@ book figures: checked environment
 	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS)
 
 test: checked environment
-	@exec $(VENV) -m pytest -n $(JOBS) --dist loadgroup
+	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: environment
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb

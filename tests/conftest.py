@@ -37,23 +37,17 @@ COMPILE_BOUND = {
 }  # fmt: skip
 
 
-#: What takes longest goes first, so that no worker is left alone with it.
-LONGEST = ("notebooks", "models", "claims", "workflow", "tracking", "diagnostics", "results", "reference")
-#: Two files that need the same track of the small network.
-TOGETHER = {"test_diagnostics": "test_tracking"}
+#: What takes longest goes first, so that no worker is left alone with it: a worker takes a file at a time.
+LONGEST = ("notebooks", "pages", "models", "workflow", "lab", "site", "tracking", "results", "claims", "reference")
 
 
 def pytest_collection_modifyitems(items):
-    """Of several workers one takes a file, so that its fixtures are made once; each notebook goes alone."""
+    """The longest files first."""
 
     def turn(item):
         name = item.module.__name__.removeprefix("test_")
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
-    for item in items:
-        name = item.module.__name__
-        if name != "test_notebooks":
-            item.add_marker(pytest.mark.xdist_group(TOGETHER.get(name, name)))
     items.sort(key=turn)
 
 

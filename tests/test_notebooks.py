@@ -18,10 +18,6 @@ from test_claims import CLAIMS
 from eoslib import reporting, settings
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-#: Those that compute most first, and none of them at once with another that waits for the same run.
-HEAVY = ("01", "06", "03", "09", "10")
-IN_TURN = sorted(NOTEBOOKS, key=lambda file: HEAVY.index(file.stem[:2]) if file.stem[:2] in HEAVY else len(HEAVY))
-
 #: The same cell in every notebook.
 LAUNCH = next(
     "".join(cell["source"])
@@ -98,7 +94,7 @@ def test_launch_from_a_named_repository_or_not_at_all(launched, monkeypatch):
 
 
 class KeptKernel(NBClientEngine):
-    """papermill in one kernel for all notebooks of a worker, emptied before each: what one compiled, the next has."""
+    """papermill in one kernel for all notebooks, emptied before each: what one compiled, the next has."""
 
     kernel: KernelManager
 
@@ -130,7 +126,7 @@ def results(shared):
     KeptKernel.kernel.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize("notebook", IN_TURN, ids=lambda file: file.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebook_runs_and_records(notebook, results, tmp_path):
     """A run that two notebooks want is computed once."""
     options = {"engine_name": "kept", "kernel_name": "python3", "progress_bar": False}
