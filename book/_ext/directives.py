@@ -165,7 +165,7 @@ class ClaimsTable(RecordDirective):
         if "recorded" not in claim:
             return [nodes.paragraph("", "–")]
         found = {"relation": claim.get("relation")} | claim["recorded"]
-        predicted = self.paragraph("of ", *self.predicted(found)[0].children, classes=("claim-reason",))
+        predicted = self.paragraph("predicted ", *self.predicted(found)[0].children, classes=("claim-reason",))
         other = found["predicted"] != claim["predicted"] or found["tolerance"] != claim["tolerance"]
         if other:
             predicted += nodes.Text(f", tolerance {records.show(found['tolerance'], 2)}")

@@ -158,7 +158,7 @@ def test_pages_made_of_records(tmp_path):
         assert f'sharpness.{kind}"' in page
     assert "✓ holds" in page
     assert "✗ does not hold" in page
-    assert "of 1, tolerance 0.12" in page
+    assert "predicted 1, tolerance 0.12" in page
     assert "It rises to 2/η." in page
     assert page.count('alt="A rising curve."') == 2
     assert "1 min 15 s of computing" in page
