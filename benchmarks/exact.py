@@ -5,8 +5,8 @@ library each approximate it.  Here it is found by Gauss–Newton rounds with the
 
     ∇(u·∇L) = S u + ∇³L[u, (S − ∇²L)⁺∇L],
 
-whose second term, the turning of u, costs a linear solve.  Eigenvectors are the library's, solved to a residual that
-is told: that residual, measured afresh, and not who found them, says how exact they are.
+whose second term, the turning of u, costs a linear solve.  Eigenvectors are the library's, but a residual measured
+afresh, and not who found them, says how exact they are.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype) -> EigenPairs:
 def _dot(a, b):
     """Inner products (m, n) of long rows (m, p) and (n, p).
 
-    Not a matrix product: within loops XLA sums those of few rows one term after another on CPUs, which in float32
-    loses 1e-3 of them at p = 650,000.
+    Not a matrix product: on CPUs XLA sums some of those with a single row on a side one term after another, which in
+    float32 loses 1e-3 at p = 650,000.
     """
     return jnp.sum(a[:, None] * b[None], axis=-1)
 

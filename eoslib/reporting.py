@@ -311,13 +311,13 @@ class Page:
             runs: The recorded runs that are judged.
 
         Raises:
-            ValueError: from the function returned, on a claim that was not made before, or of another relation.
+            ValueError: from the function returned, on a claim not made before, of another relation, or judged before.
         """
 
         def judge(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", **words):
             claim = next((known for known in self.claims if known["id"] == id), None)
-            if claim is None or claim["relation"] != relation:
-                raise ValueError(f"claim {id!r} must be made by `claim` first, with the relation {relation!r}")
+            if claim is None or claim["relation"] != relation or "recorded" in claim:
+                raise ValueError(f"claim {id!r} must be made once by `claim` first, with the relation {relation!r}")
             claim["recorded"] = _judged(relation, predicted, measured, spread, tolerance) | {
                 "scale": runs[0].attrs["scale"],
                 "runs": [run.attrs["key"] for run in runs],

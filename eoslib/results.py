@@ -296,7 +296,7 @@ def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
 
 
 def single_direction(run: xr.Dataset) -> xr.Dataset:
-    """A run up to the step at which λ₂ reaches 1.9/η: all of it where that never came, or was not measured."""
+    """A run up to the step at which λ₂ reaches 1.9/η; all where that never came, came at 0, or was not measured."""
     late = run.attrs["single_direction_until"]
     cut = {name: (run[name] < late).values for name in ("t", "interval", "stride") if name in run.sizes}
     return run.isel(cut) if late > 0 else run

@@ -108,10 +108,13 @@ def test_recorded_runs_judge_only_what_was_claimed(page):
     told = dict(quantity="q", reason="r", predicted=1.0, measured=1.0, tolerance=0.1)
     page.claim("one", "Claim one.", show=False, **told)
     judge = page.recorded(xr.Dataset(attrs={"key": "a-run", "scale": "paper"}))
-    with pytest.raises(ValueError, match="claim 'other' must be made by `claim` first"):
+    with pytest.raises(ValueError, match="claim 'other' must be made once by `claim` first"):
         judge("other", "Claim other.", **told)
     with pytest.raises(ValueError, match="with the relation 'at most'"):
         judge("one", "Claim one.", relation="at most", **told)
+    judge("one", "Claim one.", **told)
+    with pytest.raises(ValueError, match="must be made once"):
+        judge("one", "Claim one.", **told)
 
 
 def test_a_page_without_claims_has_no_verdict(page, monkeypatch):

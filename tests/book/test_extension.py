@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_missing_records_say_what_to_do(tmp_path):
 
 
 def test_pages_made_of_records(tmp_path):
-    """Claims at both scales with their verdicts, gallery, story figure in plain signs, status table."""
+    """Claims, computed and recorded, with their verdicts, gallery, story figure in plain signs, status table."""
     again = {"predicted": 1.0, "measured": 1.2, "spread": 0.0, "tolerance": 0.125, "verdict": "does not hold"}
     alone = CLAIM | {"id": "alone", "sentence": "It is quick alone."}
     results = write(tmp_path / "results", [CLAIM | {"recorded": again}, alone], [FIGURE])
@@ -159,6 +160,7 @@ def test_pages_made_of_records(tmp_path):
     assert "✓ holds" in page
     assert "✗ does not hold" in page
     assert "predicted 1, tolerance 0.12" in page
+    assert re.search(r"It is quick alone\..*?<td><p>–</p>", page, re.DOTALL)
     assert "It rises to 2/η." in page
     assert page.count('alt="A rising curve."') == 2
     assert "1 min 15 s of computing" in page
