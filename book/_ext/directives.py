@@ -316,6 +316,7 @@ class StatusReport(RecordDirective):
         if not runs:
             return nodes.paragraph("", "None is here.")
         for run in runs:
+            older = ", older code" if run.attrs["library_digest"] != results.library_digest() else ""
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
             cells = (
                 f"{setting['model']}, width {setting['width']}, {setting['dataset']}, {setting['criterion']}",
@@ -324,12 +325,12 @@ class StatusReport(RecordDirective):
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
                 f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
                 seconds(float(run.attrs["seconds"])),
-                f"{run.attrs['device']}, {run.attrs['threads']} threads, {run.attrs['date']}",
+                f"{run.attrs['device']}, {run.attrs['threads']} threads, {run.attrs['date']}{older}",
             )
             rows.append([[nodes.paragraph("", text)] for text in cells])
         spent = seconds(sum(float(run.attrs["seconds"]) for run in runs))
         rows.append([[nodes.paragraph("", text)] for text in ("All of them", "", "", "", "", spent, "")])
-        header = ["Network", "η", "Samples", "Steps to the edge + at it", "λ₂ at 1.9/η", "Time", "Machine"]
+        header = ["Network", "η", "Samples", "Steps to the edge + at it", "λ₂ at 1.9/η", "Time", "Machine, date, code"]
         return self.table(header, rows, [26, 6, 9, 15, 10, 10, 24], "status")
 
     def notebooks(self, names: list[str]) -> nodes.Node:

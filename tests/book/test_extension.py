@@ -172,7 +172,7 @@ def test_pages_made_of_records(tmp_path):
         "744 + 1,200",
         "step 300",
         "2 min 5 s",
-        "a machine, 2 threads, today",
+        "a machine, 2 threads, today, older code",
     ):
         assert f"<p>{told}</p>" in page
 
