@@ -155,7 +155,7 @@ def test_notebook_runs_and_records(notebook, results, tmp_path):
     for figure in record["figures"]:
         for kind in reporting.FIGURE_FILES:
             assert (results / "test" / figure[kind]).stat().st_size > 200
-        assert figure["provenance"]["scale"] == "test"
+        assert figure["provenance"]["scale"] == ("paper" if figure["id"].endswith("-paper") else "test")
     shown = json.loads((tmp_path / "out.ipynb").read_text())
     outputs = [output for cell in shown["cells"] for output in cell.get("outputs", ())]
     marked = [output["metadata"]["eoslib"]["figure"] for output in outputs if "eoslib" in output.get("metadata", {})]
