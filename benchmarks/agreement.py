@@ -1,0 +1,65 @@
+"""How far the two sides' constrained trajectories are apart, and how far each is from exact projections."""
+
+from __future__ import annotations
+
+import exact
+import jax.numpy as jnp
+import numpy as np
+import reference
+from starts import Size, Start, reference_start
+from timing import constrained_step, hvp
+
+from eoslib.objective import Objective
+
+EXACT = 3e-4  # residual of the eigenvectors of exact projections, relative to S; float32 allows little less
+
+
+def with_quotient(objective: Objective, theta, start):
+    """The published eigen-solve, with the Rayleigh quotient of its vector for its value.
+
+    ``lobpcg_standard`` sums long products one term after another where XLA compiles its loop for a CPU: the value that
+    it tells in float32 is off by far more than its vector.
+    """
+    _, u = reference.leading_eigenpair(objective, theta, start)
+    return jnp.vdot(u, hvp(objective, theta, u)), u
+
+
+def agreement(start: Start, size: Size) -> dict[str, float]:
+    """How far the two sides' constrained trajectories are apart after so many steps, and why.
+
+    The published procedure is followed twice: with the eigenvalues that ``lobpcg_standard`` tells, and with Rayleigh
+    quotients of the same vectors.  The first steps are compared with exact projections.
+    """
+    objective, rate, ours = start.objective, start.setting.learning_rate, start.state.constrained
+    begun = reference_start(start)
+    u, theta = begun.here.eigenvector, begun.constrained
+    quotient = with_quotient(objective, theta, u)[0]
+    told, better = (theta, begun.here), (theta, reference.measure(objective, theta, u, with_quotient))
+    paths, losses = [(ours.theta, theta, theta)], []
+    for _ in range(size.common_steps):
+        ours, record = constrained_step(objective, ours, rate)
+        losses.append([float(record.geometry.loss), float(told[1].loss), float(better[1].loss)])
+        told = reference.constrained_step(objective, *told, rate)
+        better = reference.constrained_step(objective, *better, rate, with_quotient)
+        paths = [*paths, (ours.theta, told[0], better[0])] if len(paths) <= size.exact_steps else paths
+    delta = float(jnp.sqrt(record.geometry.delta_squared))
+    apart = np.max(np.abs(np.asarray(losses) / np.asarray(losses)[:, :1] - 1), axis=0)
+    nearest = exact.path(objective, theta, u, rate, size.exact_steps, tolerance=EXACT, linear_tolerance=1e-2)[-1]
+
+    def distance(a, b):
+        return float(jnp.linalg.norm(a - b)) / delta
+
+    return {
+        "steps": size.common_steps,
+        "loss_difference": apart[1],  # largest, relative
+        "loss_difference_with_quotients": apart[2],
+        "distance_delta": distance(ours.theta, told[0]),  # at the end
+        "distance_with_quotients_delta": distance(ours.theta, better[0]),
+        "travelled_delta": distance(told[0], theta),
+        "reference_value_off": abs(float(begun.here.sharpness / quotient) - 1),
+        "exact_steps": size.exact_steps,
+        **{
+            f"{side}_from_exact_delta": distance(point, nearest)
+            for side, point in zip(("eoslib", "reference", "reference_with_quotients"), paths[-1], strict=True)
+        },
+    }

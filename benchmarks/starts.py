@@ -1,0 +1,104 @@
+"""Where everything that is measured begins: the point at which gradient descent first reaches S = 2/η."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference
+
+from eoslib import experiments, results, settings, tracking
+from eoslib.objective import Objective
+
+SEED = 0
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    scale: str
+    rounds: int  # repetitions of a short measurement, of which the least counts
+    chunks: int  # timed chunks of tracking.CHUNK tracked steps
+    repeats: int  # of those and of the reference's steps
+    constrained_steps: int  # consecutive steps over which the constrained step is averaged
+    common_steps: int  # over which the two sides' constrained trajectories are compared
+    exact_steps: int  # over which both are compared with exact projections
+    samples: tuple[int, ...]
+    widths: tuple[int, ...]
+    matmul: int  # side of the matrices that measure the machine's peak
+
+
+PAPER = Size("paper", 5, 2, 2, 10, 50, 2, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
+SMALL = Size("test", 3, 2, 2, 4, 10, 5, (50, 100, 200), (8, 16, 32), 512)
+
+BEGUN = time.perf_counter()
+
+
+def say(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(f"[{time.perf_counter() - BEGUN:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+class Edge(NamedTuple):
+    """The point where S first reaches 2/η."""
+
+    setting: settings.Setting
+    objective: Objective
+    theta: jax.Array
+    eigenvector: jax.Array
+    step: int  # at which gradient descent came there
+
+
+class Start(NamedTuple):
+    """Where everything that is timed begins."""
+
+    setting: settings.Setting
+    objective: Objective
+    state: tracking.TrackState
+    options: tracking.Options
+
+
+def instability(size: Size) -> Edge:
+    """The instability, from its file, or computed and kept for the next call."""
+    setting = settings.get("mlp-cifar10", size.scale, learning_rate=0.02)
+    objective, theta, *_ = experiments.prepare(setting, SEED)
+    file = results.root() / "checkpoints" / f"bench-{setting.scale}-{setting.digest()}-seed{SEED}.npz"
+    if not file.exists():
+        say("computing the start: gradient descent until S = 2/η (kept for the next call)")
+        approach = tracking.find_instability(
+            objective, theta, setting.learning_rate, max_steps=setting.edge_steps, progress=sys.stderr.isatty()
+        )
+        if approach.status != tracking.EdgeStatus.REACHED:
+            raise RuntimeError(f"the benchmark needs a start at the edge of stability; {approach.status.message}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        with open(temporary, "wb") as handle:
+            np.savez(handle, theta=approach.theta, eigenvector=approach.eigenvector, step=approach.step)
+        os.replace(temporary, file)
+    with np.load(file) as kept:
+        return Edge(setting, objective, jnp.asarray(kept["theta"]), jnp.asarray(kept["eigenvector"]), int(kept["step"]))
+
+
+def library_start(edge: Edge) -> Start:
+    """The library's state at the instability: gradient descent moved along u by the setting's kick, θ† projected."""
+    options = tracking.Options(kick=edge.setting.kick)
+    state, _ = tracking._start(edge.objective, edge.theta, edge.eigenvector, edge.setting.learning_rate, options.kick)
+    return Start(edge.setting, edge.objective, state, options)
+
+
+def reference_start(start: Start) -> reference.State:
+    """The published procedure's state at the same positions."""
+    state = start.state
+    return reference.start(
+        start.objective,
+        state.descent.theta,
+        state.constrained.eigenvector,
+        start.setting.learning_rate,
+        constrained=state.constrained.theta,
+        flow=state.flow.theta,
+    )
