@@ -11,6 +11,8 @@ import json
 import os
 from pathlib import Path
 
+import h5py
+
 ROOT = Path(__file__).resolve().parents[2]
 CLAIM_KEYS = [
     "id",
@@ -140,6 +142,15 @@ def holds(claim: dict) -> bool:
     return claim["verdict"] == "holds"
 
 
+def recorded_hours(folder: Path) -> float:
+    """Computing time of all run files of a folder."""
+    spent = 0.0
+    for file in folder.glob("*.nc"):
+        with h5py.File(file) as run:
+            spent += run.attrs["seconds"].item()
+    return spent / 3600
+
+
 def substitutions(records: Records) -> dict[str, str]:
     """Names that prose may quote: ``{{ claim_<id>_measured }}`` and its siblings, and a few totals.
 
@@ -151,6 +162,7 @@ def substitutions(records: Records) -> dict[str, str]:
         "claims_holding": str(sum(holds(claim) for claim in records.claims)),
         "claims_failing": str(sum(not holds(claim) for claim in records.claims)),
         "figures_total": str(len(records.figures)),
+        "recorded_hours": f"{recorded_hours(records.folder.parent / 'paper'):.1f}",
     }
     for claim in records.claims:
         stem = f"claim_{claim['id'].replace('-', '_')}"

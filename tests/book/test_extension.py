@@ -143,17 +143,18 @@ def test_pages_made_of_records(tmp_path):
     }
     known = {"setting": json.dumps(setting), "threads": 2, "date": "today"}
     known |= {"key": "a--eta0.02--seed0", "learning_rate": 0.02, "instability_step": 744, "single_direction_until": 300}
-    known |= {"seconds": 125.0, "device": "a machine"}
+    known |= {"seconds": 5400.0, "device": "a machine"}
     recorded = xr.Dataset(
         {name: ("n", np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES}, {"t": np.arange(1200)}
     )
     recorded = recorded.assign_attrs(dict.fromkeys(run_files.REQUIRED_ATTRIBUTES, "?") | known)
     run_files.write(recorded, results / "paper" / "a--eta0.02--seed0.nc")
     text = f"```{{story-figure}} {NOTEBOOK}/absent {NOTEBOOK}/sharpness\n```\n\n```{{claims-table}}\n```\n\n"
-    text += f"```{{figure-gallery}}\n```\n\n```{{status-report}}\n```\n\n{{chapter}}`{NOTEBOOK}` {{chapter}}`09_absent`"
+    text += f"```{{figure-gallery}}\n```\n\n```{{status-report}}\n```\n\n{{chapter}}`{NOTEBOOK}` {{chapter}}`09_absent`\n\nIt took {{{{ recorded_hours }}}} hours."
     status, messages, page = build(tmp_path, text, results)
     assert status == 0, messages
     assert "1.037 ± 0.02" in page
+    assert "It took 1.5 hours." in page
     assert f'href="chapters/{NOTEBOOK}.html#fig-sharpness"' in page
     for kind in ("svg", "pdf", "png", "csv"):
         assert f'sharpness.{kind}"' in page
@@ -171,7 +172,7 @@ def test_pages_made_of_records(tmp_path):
         "mlp, width 200, sst2, logistic",
         "744 + 1,200",
         "step 300",
-        "2 min 5 s",
+        "1 h 30 min",
         "a machine, 2 threads, today, older code",
     ):
         assert f"<p>{told}</p>" in page
