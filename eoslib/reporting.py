@@ -115,11 +115,12 @@ def made(*runs) -> str:
     first, several = runs[0].attrs, len(runs) > 1
     counts = [run.sizes.get("t", 0) for run in runs]
     steps = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-    minutes = sum(float(run.attrs["seconds"]) for run in runs) / 60
+    devices, cores = (" or ".join(sorted({str(run.attrs[name]) for run in runs})) for name in ("device", "threads"))
     return (
         f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {first['scale']} scale: {steps} steps"
-        f"{' each' if several else ''}, {minutes:.0f} minutes{' in all' if several else ''} on {first['device']} "
-        f"({first['threads']} cores)."
+        f"{' each' if several else ''}, {sum(float(run.attrs['seconds']) for run in runs) / 60:.0f} minutes"
+        f"{' in all' if several else ''} on {devices} "
+        f"({cores} core{'' if cores == '1' else 's'})."
     )
 
 

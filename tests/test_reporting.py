@@ -178,11 +178,13 @@ def test_record_schema_is_checked():
 
 
 def test_a_caption_says_how_recorded_runs_were_made():
-    def run(steps, seconds):
+    def run(steps, seconds, threads=2):
         data = xr.Dataset(coords={"t": np.arange(steps)})
-        return data.assign_attrs(scale="paper", seconds=seconds, device="a machine", threads=2)
+        return data.assign_attrs(scale="paper", seconds=seconds, device="a machine", threads=threads)
 
     assert reporting.made(run(1200, 90.0)) == "Recorded at paper scale: 1,200 steps, 2 minutes on a machine (2 cores)."
     several = "3 runs recorded at paper scale: 50 to 1,200 steps each, 6 minutes in all on a machine (2 cores)."
     assert reporting.made(run(1200, 90.0), run(50, 30.0), run(600, 240.0)) == several
     assert ": 50 steps each, 1 minutes in all" in reporting.made(run(50, 30.0), run(50, 30.0))
+    assert "(1 or 2 cores)" in reporting.made(run(50, 30.0), run(50, 30.0, threads=1))
+    assert "(1 core)" in reporting.made(run(50, 30.0, threads=1))
