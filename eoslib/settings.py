@@ -128,7 +128,7 @@ _TABLE: dict[str, dict[str, dict]] = {
         dict(dataset="cats-dogs", model="mlp", criterion="squared-error", kick=0.5),
         test=dict(n=200, width=16, learning_rate=0.02, edge_steps=3000, tracked_steps=50, image_size=16),
         quick=dict(n=1000, width=64, learning_rate=0.01, edge_steps=6000, tracked_steps=300, image_size=16),
-        paper=dict(n=5000, width=200, learning_rate=0.02, edge_steps=6000, tracked_steps=700, strided=50),
+        paper=dict(n=5000, width=200, learning_rate=0.02, edge_steps=6000, tracked_steps=675, strided=50),
     ),
     "mlp-cifar10": _row(
         dict(dataset="cifar10", model="mlp", criterion="squared-error", kick=0.5, transport=50),
