@@ -318,6 +318,7 @@ class StatusReport(RecordDirective):
         for run in runs:
             older = ", older code" if run.attrs["library_digest"] != results.library_digest() else ""
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
+            threads = run.attrs["threads"]
             cells = (
                 f"{setting['model']}, width {setting['width']}, {setting['dataset']}, {setting['criterion']}",
                 f"{setting['learning_rate']:g}",
@@ -325,7 +326,7 @@ class StatusReport(RecordDirective):
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
                 f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
                 seconds(float(run.attrs["seconds"])),
-                f"{run.attrs['device']}, {run.attrs['threads']} threads, {run.attrs['date']}{older}",
+                f"{run.attrs['device']}, {threads} thread{'' if threads == 1 else 's'}, {run.attrs['date']}{older}",
             )
             rows.append([[nodes.paragraph("", text)] for text in cells])
         spent = seconds(sum(float(run.attrs["seconds"]) for run in runs))

@@ -212,9 +212,10 @@ def load() -> list[dict]:
                 "provenance": provenance(data.attrs),
                 "file": f"{FOLDER}/{key}.js?v={hashlib.sha256(script.encode()).hexdigest()[:8]}",
                 "script": script,
+                "diverged": int(data.attrs["ended_predicted"]) >= 0,
             }
         )
-    return runs
+    return sorted(runs, key=lambda run: run["diverged"])  # first shown: one that the prediction follows to its end
 
 
 class ExplorerDirective(SphinxDirective):
