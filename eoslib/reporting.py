@@ -113,8 +113,9 @@ def number(value: float, digits: int = 3) -> str:
 def made(*runs) -> str:
     """A sentence for a caption: the scale of recorded runs, their steps, time and machine, from their attributes."""
     first, several = runs[0].attrs, len(runs) > 1
-    counts = [run.sizes.get("t", 0) for run in runs]
-    steps = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+    steps = " to ".join(
+        f"{end:,}" for end in sorted({end(run.sizes.get("t", 0) for run in runs) for end in (min, max)})
+    )
     devices, cores = (" or ".join(sorted({str(run.attrs[name]) for run in runs})) for name in ("device", "threads"))
     return (
         f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {first['scale']} scale: {steps} steps"

@@ -35,6 +35,20 @@ def test_runs_of_a_notebook_are_distinct(notebook, scale):
     assert list(runs) == [run for run in settings.NOTEBOOK_RUNS[notebook] if scale in run.scales]
 
 
+def test_words_name_what_is_known():
+    known = {*settings.DATASETS, *settings.MODELS, *settings.ACTIVATIONS, *settings.CRITERIA}
+    assert known >= settings.WORDS.keys() >= {*settings.DATASETS, *settings.MODELS}
+
+
+@pytest.mark.parametrize("scale", settings.SCALES)
+@pytest.mark.parametrize("activation", settings.ACTIVATIONS[1:])
+def test_activations_differ_in_nothing_else(activation, scale):
+    changed, base = settings.get(f"mlp-cats-dogs-{activation}", scale), settings.get("mlp-cats-dogs", scale)
+    as_base = dict(name=base.name, activation=base.activation, tracked_steps=base.tracked_steps)
+    assert changed.activation == activation
+    assert dataclasses.replace(changed, **as_base) == base
+
+
 def test_a_setting_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.get("mlp-cifar10").n = 3

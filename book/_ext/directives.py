@@ -329,7 +329,7 @@ class StatusReport(RecordDirective):
                 f"{run.attrs['device']}, {threads} thread{'' if threads == 1 else 's'}, {run.attrs['date']}{older}",
             )
             rows.append([[nodes.paragraph("", text)] for text in cells])
-        spent = seconds(sum(float(run.attrs["seconds"]) for run in runs))
+        spent = seconds(records.recorded_seconds(self.found.folder.parent))
         rows.append([[nodes.paragraph("", text)] for text in ("All of them", "", "", "", "", spent, "")])
         header = ["Network", "η", "Samples", "Steps to the edge + at it", "λ₂ at 1.9/η", "Time", "Machine, date, code"]
         return self.table(header, rows, [26, 6, 9, 15, 10, 10, 24], "status")

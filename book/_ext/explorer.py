@@ -148,14 +148,11 @@ def export(data) -> dict:
 
 def title(attributes: dict) -> str:
     """A run in words: network, data, loss and learning rate."""
+    from eoslib import settings
+
     setting = json.loads(attributes["setting"])
-    data = {"cifar10": "CIFAR-10", "cats-dogs": "cats and dogs", "sst2": "SST-2"}.get(
-        setting["dataset"], setting["dataset"]
-    )
-    network = {"mlp": "MLP", "cnn": "CNN", "resnet18": "ResNet-18", "transformer": "Transformer"}
-    name = network.get(setting["model"], setting["model"])
-    criterion = setting["criterion"].replace("-", " ")
-    return f"{name}, {data}, {criterion}, η = {setting['learning_rate']:g}, seed {int(attributes['seed'])}"
+    words = (settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion"))
+    return f"{', '.join(words)}, η = {setting['learning_rate']:g}, seed {int(attributes['seed'])}"
 
 
 def provenance(attributes: dict) -> str:
@@ -187,14 +184,14 @@ def files() -> list[Path]:
 
 
 def load() -> list[dict]:
-    """Every run that was followed beyond the instability: key, title, provenance, script.
+    """Every run that was followed beyond the instability: key, title, provenance, script; diverged predictions last.
 
     Raises:
         ExtensionError: where a run file is damaged, with the file's name.
     """
     from eoslib import results
 
-    runs = []
+    kept, diverged = [], []
     for file in files():
         try:
             data = results.load(file)
@@ -205,6 +202,7 @@ def load() -> list[dict]:
         key = str(data.attrs["key"])
         text = json.dumps(export(data), separators=(",", ":"))
         script = f"(window.eosRuns ??= {{}})[{json.dumps(key)}] = {text};\n"
+        runs = diverged if int(data.attrs["ended_predicted"]) >= 0 else kept
         runs.append(
             {
                 "key": key,
@@ -212,10 +210,9 @@ def load() -> list[dict]:
                 "provenance": provenance(data.attrs),
                 "file": f"{FOLDER}/{key}.js?v={hashlib.sha256(script.encode()).hexdigest()[:8]}",
                 "script": script,
-                "diverged": int(data.attrs["ended_predicted"]) >= 0,
             }
         )
-    return sorted(runs, key=lambda run: run["diverged"])  # first shown: one that the prediction follows to its end
+    return kept + diverged
 
 
 class ExplorerDirective(SphinxDirective):

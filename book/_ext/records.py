@@ -142,13 +142,13 @@ def holds(claim: dict) -> bool:
     return claim["verdict"] == "holds"
 
 
-def recorded_hours(folder: Path) -> float:
-    """Computing time of all run files of a folder."""
+def recorded_seconds(results: Path) -> float:
+    """Computing time of all runs recorded at paper scale, under the root of all results."""
     spent = 0.0
-    for file in folder.glob("*.nc"):
+    for file in (results / "paper").glob("*.nc"):
         with h5py.File(file) as run:
             spent += run.attrs["seconds"].item()
-    return spent / 3600
+    return spent
 
 
 def substitutions(records: Records) -> dict[str, str]:
@@ -162,7 +162,7 @@ def substitutions(records: Records) -> dict[str, str]:
         "claims_holding": str(sum(holds(claim) for claim in records.claims)),
         "claims_failing": str(sum(not holds(claim) for claim in records.claims)),
         "figures_total": str(len(records.figures)),
-        "recorded_hours": f"{recorded_hours(records.folder.parent / 'paper'):.1f}",
+        "recorded_hours": f"{recorded_seconds(records.folder.parent) / 3600:.1f}",
     }
     for claim in records.claims:
         stem = f"claim_{claim['id'].replace('-', '_')}"

@@ -188,6 +188,11 @@ def test_strip_moves_the_window(page_of):
     assert abs(begin - 40) <= 2
 
 
+def test_first_shown_is_a_run_that_the_prediction_follows(page_of):
+    values = page_of().evaluate("() => eosExplorer.data.series.predicted_x.values")
+    assert values[-1] is not None
+
+
 def test_table_reads_the_run(page_of):
     page = page_of()
     page.evaluate("() => eosExplorer.point(17)")
