@@ -204,7 +204,7 @@ class ConstrainedRecord(NamedTuple):
     """What a constrained step measures at θ†_t."""
 
     theta: Float[Array, " p"]  # θ†_t, after a repair if there was one
-    geometry: LocalGeometry
+    geometry: LocalGeometry  # its products are those of all centres
     active: Array  # whether the step was bent: the sharpness would otherwise pass 2/η
     correction: Float[Array, ""]  # multiple of ∇S⊥ subtracted; η δ²/2 in the continuous limit
     rounds: Int[Array, ""]  # projection rounds beyond the one centre
@@ -241,8 +241,9 @@ def constrained_step(
 
     # One centre; a violation beyond the tolerance is restored and the centre looked at again.
     def centre(carry):
-        theta, start, *_, rounds = carry
+        theta, start, before, *_, rounds = carry
         geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=eigen_tolerance)
+        geometry = geometry._replace(products=geometry.products + before.products)
         again = (violation(geometry, learning_rate).sharpness > tolerance) & (rounds < 5)
         moved = theta + restoring_move(geometry, learning_rate).astype(theta.dtype)
         return jnp.where(again, moved, theta), geometry.improved_eigenvector, geometry, products, again, rounds + 1
@@ -259,9 +260,8 @@ def constrained_step(
     # The last bend turned from ∇S⊥ of the last centre to that of this one, within the plane orthogonal to u.
     turn = -state.correction.astype(objective.dtype) * perpendicular - state.bend.astype(objective.dtype)
     turn = jnp.where(rounds > 1, 0, turn - jnp.vdot(u, turn) * u)
-    predicted = geometry.sharpness + learning_rate * geometry.alpha  # S after the plain step, to first order
-    predicted = predicted + jnp.vdot(perpendicular, turn)
-    excess = (predicted - 2 / learning_rate).astype(objective.dtype)
+    plain = geometry.sharpness + learning_rate * geometry.alpha  # S after the plain step, to first order
+    excess = (plain + jnp.vdot(perpendicular, turn) - 2 / learning_rate).astype(objective.dtype)
     bend = sharpness_correction(geometry, excess)
     rest = ((1 - learning_rate * geometry.sharpness) * slope).astype(objective.dtype)
     move = -learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)

@@ -133,8 +133,8 @@ constrained = jax.jit(dynamics.constrained_step, static_argnames=("tolerance", "
 DIRECTIONS = np.random.default_rng(0).normal(size=(2, 129))
 
 
-def constrained_on_network(objective, state):
-    return constrained(objective, state, ETA, jnp.asarray(DIRECTIONS))
+def constrained_on_network(objective, state, **options):
+    return constrained(objective, state, ETA, jnp.asarray(DIRECTIONS), **options)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,10 @@ def test_a_violation_beyond_the_tolerance_is_restored_before_the_step(network, p
     _, record, _ = constrained_on_network(objective, dynamics.ConstrainedState.at(off, geometry.eigenvector))
     assert 1 <= int(record.rounds) <= 4
     assert dense.sharpness(record.theta) <= EDGE * (1 + 1e-4)
+    # Where no eigenvector is refined, each centre costs one product, those before the last too.
+    state = dynamics.ConstrainedState.at(off, geometry.eigenvector)
+    _, record, _ = constrained_on_network(objective, state, eigen_tolerance=0.9)
+    assert int(record.geometry.products) == 1 + int(record.rounds) > 1
 
 
 def test_inside_the_set_the_constrained_step_is_gradient_descent(toy_objective):
