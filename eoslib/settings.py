@@ -185,7 +185,7 @@ _TABLE: dict[str, dict[str, dict]] = {
         dict(dataset="cifar10", model="resnet18", criterion="squared-error", kick=0.5, strided=0),
         test=dict(n=20, width=4, learning_rate=0.001, edge_steps=500, tracked_steps=25, image_size=16),
         quick=dict(n=100, width=8, learning_rate=0.01, edge_steps=500, tracked_steps=50, image_size=16),
-        paper=dict(n=200, width=16, learning_rate=0.01, edge_steps=1000, tracked_steps=50, micro_batch=25),
+        paper=dict(n=200, width=16, learning_rate=0.01, edge_steps=1000, tracked_steps=25, micro_batch=25),
     ),
     # At quick scale ε .03 and 264 steps to the edge; at paper scale not tried.  Its head does not start at zero: S is
     # 800 at the start, and thousands with 16×16 images, whose last layers normalise few numbers.
