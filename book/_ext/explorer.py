@@ -184,14 +184,16 @@ def files() -> list[Path]:
 
 
 def load() -> list[dict]:
-    """Every run that was followed beyond the instability: key, title, provenance, script; diverged predictions last.
+    """Every run that was followed beyond the instability: key, title, provenance, script.
+
+    The longest come first, and those whose prediction diverged last.
 
     Raises:
         ExtensionError: where a run file is damaged, with the file's name.
     """
     from eoslib import results
 
-    kept, diverged = [], []
+    runs = []
     for file in files():
         try:
             data = results.load(file)
@@ -202,17 +204,15 @@ def load() -> list[dict]:
         key = str(data.attrs["key"])
         text = json.dumps(export(data), separators=(",", ":"))
         script = f"(window.eosRuns ??= {{}})[{json.dumps(key)}] = {text};\n"
-        runs = diverged if int(data.attrs["ended_predicted"]) >= 0 else kept
-        runs.append(
-            {
-                "key": key,
-                "title": title(data.attrs),
-                "provenance": provenance(data.attrs),
-                "file": f"{FOLDER}/{key}.js?v={hashlib.sha256(script.encode()).hexdigest()[:8]}",
-                "script": script,
-            }
-        )
-    return kept + diverged
+        shown = {
+            "key": key,
+            "title": title(data.attrs),
+            "provenance": provenance(data.attrs),
+            "file": f"{FOLDER}/{key}.js?v={hashlib.sha256(script.encode()).hexdigest()[:8]}",
+            "script": script,
+        }
+        runs.append((int(data.attrs["ended_predicted"]) >= 0, -data.sizes["t"], shown))
+    return [shown for *_, shown in sorted(runs, key=lambda run: run[:2])]
 
 
 class ExplorerDirective(SphinxDirective):
