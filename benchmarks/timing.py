@@ -132,6 +132,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
     off = np.abs(series["constrained_sharpness"] * rate / 2 - 1)
     active = series["active"] > 0
     known = series["constrained_loss"][: len(losses)]
+    centres = 1 + series["rounds"][length:]
     return {
         "eoslib_s": float(ours_least),
         "eoslib_gradients": float(ours_least / unit),
@@ -147,7 +148,9 @@ def tracked_steps(start: Start, size: Size) -> dict:
         "loss_difference": float(np.max(np.abs(known / np.asarray(losses) - 1))),
         "gd_products": float(series["gd_products"][length:].mean()),
         "constrained_products": float(series["products"][length:].mean()),
-        "constrained_expansions": float((1 + (series["products"][length:] > 1) + series["rounds"][length:]).mean()),
+        "constrained_expansions": float(
+            (centres + (series["products"][length:] > centres)).mean()
+        ),  # refined: once more
         "flow_gradients": float(series["flow_gradients"][1:].mean() / length),
     }
 

@@ -307,6 +307,12 @@ def radius(run: xr.Dataset) -> xr.DataArray:
     return np.sqrt(run.delta_squared.where(run.delta_squared > 0))
 
 
+def cycles(run: xr.Dataset) -> np.ndarray:
+    """Steps that bound the whole cycles: the first, where S = 2/η, and each at which y turns positive again."""
+    y = run.y.values
+    return np.r_[0, np.flatnonzero((y[:-1] < 0) & (y[1:] >= 0)) + 1]
+
+
 def smallness(run: xr.Dataset) -> xr.DataArray:
     """ε = η√α at every step (NaN where α < 0)."""
     return run.attrs["learning_rate"] * np.sqrt(run.alpha.where(run.alpha >= 0))

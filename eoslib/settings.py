@@ -89,12 +89,11 @@ class Setting:
         known("criterion", self.criterion, CRITERIA)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
-        for field in ("n", "width", "edge_steps"):
-            if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
-                raise ValueError(f"{field} must be a positive integer, got {getattr(self, field)!r}")
-        for field in ("tracked_steps", "strided", "transport"):
-            if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 0):
-                raise ValueError(f"{field} must be a non-negative integer, got {getattr(self, field)!r}")
+        for field, least in dict(n=1, width=1, edge_steps=1, tracked_steps=0, strided=0, transport=0).items():
+            if not (isinstance(getattr(self, field), int) and getattr(self, field) >= least):
+                raise ValueError(
+                    f"{field} must be a {'positive' if least else 'non-negative'} integer, got {getattr(self, field)!r}"
+                )
         if not 0 <= self.kick <= 1:
             raise ValueError(f"kick must lie in [0, 1] (a fraction of δ), got {self.kick!r}")
         if self.image_size not in (16, 32):

@@ -190,3 +190,9 @@ def test_a_finished_run_is_loaded_and_leaves_no_checkpoint(runs, monkeypatch):
     assert setting.digest() == attributes["setting_digest"]
     monkeypatch.setattr(results, "compute", None)  # would fail if called
     assert results.load_or_run(setting, 0).attrs == attributes
+
+
+def test_whole_cycles_begin_at_the_first_step_and_end_where_y_turns_positive_again():
+    run = xr.Dataset({"y": ("t", [0.1, 2.0, -1.0, -2.0, 0.5, 1.0, -1.0, 0.0, -1.0])})
+    assert results.cycles(run).tolist() == [0, 4, 7]
+    assert results.cycles(run.isel(t=slice(3))).tolist() == [0]
