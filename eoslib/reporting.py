@@ -192,7 +192,7 @@ class Page:
             "library_digest": gathered("library_digest", results.library_digest()),
             "versions": json.loads(attributes[0]["versions"] if attributes else here["versions"]),
             "device": gathered("device", here["device"]),
-            "threads": int(attributes[0]["threads"] if attributes else here["threads"]),
+            "threads": gathered("threads", str(here["threads"])),
             "seconds": round(
                 sum(float(a["seconds"]) for a in attributes) if attributes else time.perf_counter() - self.begun, 1
             ),

@@ -121,7 +121,7 @@ def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]
     """Small lines under a figure: what made it, when and where; its files; the source of what computed it."""
     made = figure["provenance"]
     seeds = made["seed"] if isinstance(made["seed"], list) else [made["seed"]]
-    threads = f"{made['threads']} thread" + ("s" if made["threads"] != 1 else "")
+    threads = f"{made['threads']} thread" + ("s" if str(made["threads"]) != "1" else "")
     facts = [
         f"{made['scale']} scale",
         f"seed {', '.join(map(str, seeds))}",

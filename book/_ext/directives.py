@@ -274,7 +274,7 @@ def provenance_line(provenance: dict) -> str:
     parts = [
         f"{provenance['scale']} scale",
         f"seed {', '.join(map(str, seeds))}",
-        f"{provenance['device']}, {threads} thread{'' if threads == 1 else 's'}",
+        f"{provenance['device']}, {threads} thread{'' if str(threads) == '1' else 's'}",
         f"{seconds(float(provenance['seconds']))} of computing",
         f"commit {str(provenance['commit'])[:9]}",
     ]
@@ -310,7 +310,7 @@ class StatusReport(RecordDirective):
 
     def recorded(self) -> nodes.Node:
         """Every recorded run with its size, how long one direction told the whole story, its time and its machine."""
-        from eoslib import results  # here alone: it takes seconds to import
+        from eoslib import results, settings  # here alone: they take seconds to import
 
         rows, runs = [], results.recordings()
         if not runs:
@@ -319,8 +319,11 @@ class StatusReport(RecordDirective):
             older = ", older code" if run.attrs["library_digest"] != results.library_digest() else ""
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
             threads = run.attrs["threads"]
+            network, data, criterion = (
+                settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion")
+            )
             cells = (
-                f"{setting['model']}, width {setting['width']}, {setting['dataset']}, {setting['criterion']}",
+                f"{network}, width {setting['width']}, {data}, {criterion}",
                 f"{setting['learning_rate']:g}",
                 f"{setting['n']:,}",
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
@@ -339,7 +342,7 @@ class StatusReport(RecordDirective):
         for name in names:
             figures = [figure for figure in self.found.figures if figure["notebook"] == name]
             claims = [claim for claim in self.found.claims if claim["notebook"] == name]
-            dates = sorted({figure["provenance"]["date"] for figure in figures})
+            dates = sorted(date for figure in figures for date in figure["provenance"]["date"].split(", "))
             numbers = (
                 self.spent(name),
                 max((figure["provenance"]["seconds"] for figure in figures), default=None),
@@ -381,7 +384,8 @@ class StatusReport(RecordDirective):
         facts = {"Scale shown": self.found.scale}
         for key, title in names.items():
             told = [told_value(figure["provenance"][key]) for figure in self.found.figures]
-            facts[title] = "; ".join(dict.fromkeys(told)) or "–"
+            # A figure made of several runs tells their values one after another.
+            facts[title] = ", ".join(dict.fromkeys(part for text in told for part in text.split(", "))) or "–"
         facts["Digest of the lock"] = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else "absent"
         facts["Book built"] = f"{when:%Y-%m-%d %H:%M} UTC"
         rows = [[[nodes.paragraph("", title)], [nodes.paragraph("", told)]] for title, told in facts.items()]

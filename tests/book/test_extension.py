@@ -170,7 +170,7 @@ def test_pages_made_of_records(tmp_path):
     assert "(2 of 2 claims hold)" in page
     assert "absent (not in this build)" in page
     for told in (
-        "mlp, width 200, sst2, logistic",
+        "MLP, width 200, SST-2, logistic",
         "744 + 1,200",
         "step 300",
         "1 h 30 min",
