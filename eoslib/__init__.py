@@ -5,31 +5,30 @@
 4.0
 """
 
-from eoslib.dynamics import constrained_gradient_descent
+from eoslib.constrained import ConstrainedState, constrained_gradient_descent, constrained_step
 from eoslib.eigen import EigenPairs, EigenStatus, leading_eigenpair, leading_eigenpairs
-from eoslib.geometry import LocalGeometry, Sharpness, local_geometry, sharpness
+from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.objective import Cubic, Objective
+from eoslib.rules import GradientDescent
+from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
-from eoslib.tracking import EdgeStatus, Options, find_instability, track, track_from
 
 __all__ = [
+    "ConstrainedState",
     "Cubic",
-    "EdgeStatus",
     "EigenPairs",
     "EigenStatus",
+    "GradientDescent",
     "LocalGeometry",
     "Objective",
-    "Options",
     "Projection",
     "ProjectionStatus",
     "Sharpness",
     "constrained_gradient_descent",
-    "find_instability",
+    "constrained_step",
     "leading_eigenpair",
     "leading_eigenpairs",
     "local_geometry",
     "project",
     "sharpness",
-    "track",
-    "track_from",
 ]

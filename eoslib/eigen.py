@@ -39,6 +39,12 @@ class EigenStatus(enum.IntEnum):
         )[self]
 
 
+def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
+    """Return a reproducible random unit vector, the cold start of every eigen-solve."""
+    v = jax.random.normal(jax.random.key(seed), (size,), dtype)
+    return v / jnp.linalg.norm(v)
+
+
 class EigenPairs(NamedTuple):
     """The k leading eigenpairs, largest first."""
 

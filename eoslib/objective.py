@@ -102,6 +102,18 @@ class Objective:
         """Pytree of parameters ↦ flat vector, in the order of :attr:`unravel`."""
         return ravel_pytree(params)[0]
 
+    def position(self, theta) -> Float[Array, " p"]:
+        """Return θ in the precision in which positions are kept, float64.
+
+        Raises:
+            ValueError: if θ is not floating point or has the wrong shape.
+        """
+        if not _is_float(theta):
+            raise ValueError(f"theta must be floating point, got {jnp.result_type(theta)}")
+        if jnp.shape(theta) != (self.size,):
+            raise ValueError(f"theta must have shape ({self.size},), got {jnp.shape(theta)}")
+        return jnp.asarray(theta, jnp.float64)
+
     def _evaluate(self, expansion: Callable, theta, *directions):
         """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
         if theta.shape != (self.size,):

@@ -7,14 +7,16 @@ condition puts θ on the floor of the valley along u.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from eoslib import rules
 from eoslib.geometry import LocalGeometry, local_geometry
+from eoslib.loops import do_while
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
 
 
 class ProjectionStatus(enum.IntEnum):
@@ -57,15 +59,9 @@ class Projection(NamedTuple):
     status: Int[Array, ""]  # a ProjectionStatus
 
 
-def check_learning_rate(learning_rate) -> None:
-    """Raise ValueError unless a concrete learning rate is positive and finite (traced values pass)."""
-    if not isinstance(learning_rate, jax.core.Tracer) and not (learning_rate > 0 and learning_rate < float("inf")):
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
-
-
-def violation(geometry: LocalGeometry, learning_rate) -> Violation:
-    """Relative violation of the two conditions of M by the point whose geometry is given."""
-    excess = jnp.maximum(geometry.sharpness * (learning_rate / 2) - 1, 0)
+def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
+    """Return the relative violation of the two conditions of M by the point whose geometry is given."""
+    excess = jnp.maximum(geometry.sharpness / rule.edge - 1, 0)
     slope = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient))
     norm = jnp.linalg.norm(geometry.gradient)
     return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
@@ -83,10 +79,10 @@ def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
     return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
 
 
-def restoring_move(geometry: LocalGeometry, learning_rate) -> Float[Array, " p"]:
+def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " p"]:
     """One round of the projection: Newton along u alone while far up the wall, both corrections together after that."""
-    up_the_wall = violation(geometry, learning_rate).slope > 0.05
-    excess = jnp.where(up_the_wall, 0, geometry.sharpness - 2 / learning_rate).astype(geometry.sharpness.dtype)
+    up_the_wall = violation(geometry, rule).slope > 0.05
+    excess = jnp.where(up_the_wall, 0, geometry.sharpness - rule.edge).astype(geometry.sharpness.dtype)
     slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
     return floor_correction(geometry, slope) + sharpness_correction(geometry, excess)
 
@@ -95,7 +91,7 @@ def project(
     objective: Objective,
     theta: Float[Array, " p"],
     start: Float[Array, " p"],
-    learning_rate,
+    rule: GradientDescent | Any,
     *,
     tolerance: float = 1e-5,
     slope_tolerance: float = 1e-3,
@@ -112,7 +108,7 @@ def project(
         objective: The loss.
         theta: Point (p,), in the precision that positions are kept in.
         start: Vector (p,), the eigenvector of a neighbouring point.
-        learning_rate: Step size η.
+        rule: Update rule whose edge bounds S, or the step size η of gradient descent.
         tolerance: Accepted |S − 2/η| relative to 2/η, on the outer side.
         slope_tolerance: Accepted |u·∇L| relative to ‖∇L‖.
         eigen_tolerance: Residual of u relative to S.
@@ -124,16 +120,15 @@ def project(
     Raises:
         ValueError: if η, a tolerance or ``max_rounds`` is not positive.
     """
-    check_learning_rate(learning_rate)
+    rule = rules.resolve(rule)
     for name, value in (("tolerance", tolerance), ("slope_tolerance", slope_tolerance), ("max_rounds", max_rounds)):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")
-    edge = 2 / learning_rate
     # A Newton step below the resolution of the positions in the derivatives' precision cannot be told from zero.
     resolution = float(jnp.finfo(objective.dtype).eps)
 
     def status_of(theta, geometry):
-        off = violation(geometry, learning_rate)
+        off = violation(geometry, rule)
         tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(
             geometry.sharpness
         ) * resolution * (jnp.linalg.norm(theta).astype(objective.dtype))
@@ -141,32 +136,29 @@ def project(
         status = jnp.where(
             feasible,
             jnp.where(
-                geometry.sharpness < edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY
+                geometry.sharpness < rule.edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY
             ),
             ProjectionStatus.ROUND_LIMIT,
         )
         status = jnp.where(~feasible & (geometry.sharpness <= 0), ProjectionStatus.NO_VALLEY, status)
         # A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose.
-        reach = jnp.abs(geometry.sharpness - edge) > jnp.sqrt(geometry.beta) * (1 + jnp.linalg.norm(theta)).astype(
+        reach = jnp.abs(geometry.sharpness - rule.edge) > jnp.sqrt(geometry.beta) * (1 + jnp.linalg.norm(theta)).astype(
             objective.dtype
         )
         status = jnp.where((off.sharpness > tolerance) & reach, ProjectionStatus.NO_DIRECTION, status)
         finite = jnp.isfinite(geometry.loss) & jnp.isfinite(geometry.sharpness) & jnp.isfinite(off.slope)
         return jnp.where(finite, status, ProjectionStatus.NOT_FINITE).astype(jnp.int32)
 
-    # The loop looks first and moves after, so that the expansion is compiled once.
-    def improve(state):
-        theta, start, *_, rounds = state
+    # Look first and move after, so that the expansion is compiled once.
+    def improve(carry):
+        theta, start, rounds = carry
         geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
         status = status_of(theta, geometry)
-        moved = theta + restoring_move(geometry, learning_rate).astype(theta.dtype)
         unfinished = (status == ProjectionStatus.ROUND_LIMIT) & (rounds + 1 < max_rounds)
+        moved = theta + restoring_move(geometry, rule).astype(theta.dtype)
         following = jnp.where(unfinished, moved, theta)
-        return following, geometry.improved_eigenvector, geometry, status, unfinished, rounds + 1
+        return (geometry, status), (following, geometry.improved_eigenvector, rounds + 1), unfinished
 
-    shapes = jax.eval_shape(lambda t, u: local_geometry(objective, t, u), theta, start)
-    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    zero = jnp.zeros((), jnp.int32)
-    state = (theta, start.astype(objective.dtype), nothing, zero, jnp.ones((), bool), zero)
-    theta, _, geometry, status, _, rounds = jax.lax.while_loop(lambda state: state[4], improve, state)
-    return Projection(theta, geometry, violation(geometry, learning_rate), rounds, status)
+    carry = (theta, start.astype(objective.dtype), jnp.zeros((), jnp.int32))
+    (geometry, status), (theta, _, rounds) = do_while(improve, carry)
+    return Projection(theta, geometry, violation(geometry, rule), rounds, status)

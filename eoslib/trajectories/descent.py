@@ -1,4 +1,4 @@
-"""Plain training with a schedule of learning rates: what edge-of-stability training costs, and what a change of η does.
+"""Gradient descent with its sharpness: one step, and whole runs under a schedule of learning rates.
 
 >>> import jax.numpy as jnp
 >>> objective = Objective.create(lambda p: p["w"] ** 2, {"w": jnp.array(1.0)})
@@ -16,8 +16,61 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from eoslib.dynamics import DescentState, gradient_descent_step
+from eoslib.eigen import leading_eigenpair
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+
+
+class DescentState(NamedTuple):
+    """Gradient descent with its leading eigenvector followed."""
+
+    theta: Float[Array, " p"]  # θ_t
+    older: Float[Array, " p"]  # eigenvector two steps ago, on the same side of the valley
+    newer: Float[Array, " p"]  # eigenvector one step ago
+
+
+class DescentRecord(NamedTuple):
+    """What a step of gradient descent measures at θ_t."""
+
+    loss: Float[Array, ""]
+    gradient: Float[Array, " p"]
+    sharpness: Float[Array, ""]
+    residual: Float[Array, ""]  # of the eigenvector, a curvature
+    products: Int[Array, ""]
+
+
+def look(
+    objective: Objective, state: DescentState, *, tolerance: float = 1e-2
+) -> tuple[DescentRecord, Float[Array, " p"]]:
+    """Measure loss, gradient and sharpness at θ; return the record and the eigenvector, improved for a later start.
+
+    Loss, gradient and one Hessian-vector product come from one pass.  Gradient descent alternates between the two walls
+    of the valley, so the eigenvector starts from that of two steps ago; it is refined only where its residual, relative
+    to S, exceeds ``tolerance`` (the error of S is second order in it).
+    """
+    u = (state.older / jnp.linalg.norm(state.older)).astype(objective.dtype)
+    loss, gradient, hvp = objective.gradient_and_hvp(state.theta, u)
+    value = jnp.vdot(u, hvp)
+    residual = jnp.linalg.norm(hvp - value * u)
+
+    def refine(_):
+        pairs = leading_eigenpair(lambda v: objective.hvp(state.theta, v), u, tolerance=tolerance / 2, max_products=100)
+        return pairs.values[0], pairs.residuals[0], pairs.vectors[0], pairs.products + 1
+
+    def keep(_):
+        power = hvp * (jnp.sign(value) / jnp.linalg.norm(hvp))  # one power step, free of cost
+        return value, residual, power, jnp.ones((), jnp.int32)
+
+    value, residual, newest, products = jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep, None)
+    return DescentRecord(loss, gradient, value, residual, products), newest
+
+
+def gradient_descent_step(
+    objective: Objective, rule: GradientDescent, state: DescentState
+) -> tuple[DescentState, DescentRecord]:
+    """Advance θ ↦ θ − η∇L(θ), with the loss and the sharpness at θ (:func:`look`)."""
+    record, newest = look(objective, state)
+    return DescentState(rule.update(state.theta, record.gradient), state.newer, newest), record
 
 
 class Training(NamedTuple):
@@ -57,7 +110,7 @@ def _descend(objective: Objective, theta, rates, every: int) -> Training:
         (theta,) = state
         loss, gradient = objective.value_and_grad(theta)
         unknown = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
-        return (theta - rate * gradient.astype(theta.dtype),), (loss, rate, *unknown)
+        return (GradientDescent(rate).update(theta, gradient),), (loss, rate, *unknown)
 
     return _scan(objective, step, (theta,), rates, every)
 
@@ -65,10 +118,10 @@ def _descend(objective: Objective, theta, rates, every: int) -> Training:
 @jax.jit(static_argnames=("every", "relative"))
 def _follow(objective: Objective, theta, eigenvector, rates, every: int, relative: bool) -> Training:
     def step(state, rate):
-        measured, record = gradient_descent_step(objective, state, jnp.zeros((), state.theta.dtype))
+        record, newest = look(objective, state)
         rate = rate / record.sharpness.astype(rate.dtype) if relative else rate
-        theta = state.theta - rate * record.gradient.astype(state.theta.dtype)
-        return measured._replace(theta=theta), (record.loss, rate, record.sharpness, record.products)
+        theta = GradientDescent(rate).update(state.theta, record.gradient)
+        return DescentState(theta, state.newer, newest), (record.loss, rate, record.sharpness, record.products)
 
     return _scan(objective, step, DescentState(theta, eigenvector, eigenvector), rates, every)
 

@@ -9,9 +9,8 @@ and, for small steps and q = d = 0, into the flow X' = XY, Y' = α − βX²/2 i
 below belongs to this flow unless it says otherwise.  Source: arXiv 2209.15594 (heuristic derivation of the cycle);
 orbit formulas, drift and damping threshold are derived for this project from the same two equations.
 
->>> from eoslib import reduced
->>> x, y = reduced.iterate(1e-3, 0.0, 500, learning_rate=0.02, alpha=1.0, beta=2.0)
->>> round(float(reduced.peak_amplitude(1e-3, alpha=1.0, beta=2.0)), 2)
+>>> x, y = iterate(1e-3, 0.0, 500, learning_rate=0.02, alpha=1.0, beta=2.0)
+>>> round(float(peak_amplitude(1e-3, alpha=1.0, beta=2.0)), 2)
 4.08
 """
 
@@ -24,6 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+
+from eoslib.geometry import epsilon, radius_squared
+from eoslib.rules import GradientDescent
 
 
 def _positive(**values: ArrayLike) -> None:
@@ -103,14 +105,9 @@ def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> t
     return jnp.exp(log_x), y
 
 
-def epsilon(*, learning_rate, alpha):
-    """ε = η√α, the small dimensionless parameter: a cycle takes O(1/ε) steps."""
-    return learning_rate * jnp.sqrt(alpha)
-
-
 def radius(*, alpha, beta):
     """δ = √(2α/β), a length: the flow rests at |x| = δ, y = 0, where the map hops between x = ±δ."""
-    return jnp.sqrt(2 * alpha / beta)
+    return jnp.sqrt(radius_squared(alpha, beta))
 
 
 def conserved(x, y, *, alpha, beta):
@@ -129,7 +126,7 @@ def map_drift(x, y, *, learning_rate, alpha, beta):
 
 def damping_threshold(*, learning_rate, alpha):
     """2ε²: the map's 2-cycle x = ±δ attracts iff the damping d exceeds it (d < 2 + ε² being understood)."""
-    return 2 * learning_rate**2 * alpha
+    return 2 * epsilon(jnp.asarray(alpha, float), learning_rate) ** 2
 
 
 def _energy_gap(x0, alpha, beta):
@@ -160,7 +157,7 @@ def peak_sharpness(x0, *, alpha, beta):
 
 def small_period(*, learning_rate, alpha):
     """√2·π/ε steps: the period of small oscillations around (δ, 0)."""
-    return jnp.sqrt(2.0) * jnp.pi / epsilon(learning_rate=learning_rate, alpha=alpha)
+    return jnp.sqrt(2.0) * jnp.pi / epsilon(jnp.asarray(alpha, float), learning_rate)
 
 
 def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
@@ -186,7 +183,7 @@ def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
         -jnp.exp(2 * high) * jnp.expm1(-2 * down) - 2 * down,
     )
     duration = 2 * jnp.sum(half * jnp.cos(angle) / jnp.sqrt(kinetic)) * (jnp.pi / nodes)
-    return duration / epsilon(learning_rate=learning_rate, alpha=alpha)
+    return duration / epsilon(jnp.asarray(alpha, float), learning_rate)
 
 
 class Stages(NamedTuple):
@@ -196,10 +193,11 @@ class Stages(NamedTuple):
     start: np.ndarray  # (k,) first step of each stretch; start[0] = 0
     entered: np.ndarray  # (k,) the stage that the stretch is in
 
-    def cycle(self) -> slice | None:
-        """Steps of the first whole cycle, from one entry into stage 1 to the next (None if there is none)."""
-        entries = self.start[self.entered == 1]
-        return slice(int(entries[0]), int(entries[1]) + 1) if len(entries) > 1 else None
+
+def cycle_starts(y) -> np.ndarray:
+    """Return the steps that bound whole cycles: 0, where S = 2/η, and each at which y (T,) turns from < 0 to ≥ 0."""
+    y = np.asarray(y)
+    return np.r_[0, np.flatnonzero((y[:-1] < 0) & (y[1:] >= 0)) + 1]
 
 
 def stages(x, y, delta) -> Stages:
@@ -267,17 +265,17 @@ class ToyLoss(NamedTuple):
     def loss(self, theta: ArrayLike) -> ArrayLike:
         """The loss at θ of shape (2,), or (3,) with ``drift``."""
         x, w = theta[0], theta[1]
-        valley = (
-            (2 / self.learning_rate + self.beta**0.5 * w) * x**2 / 2 + self.skew * x**3 / 6 + self.quartic * x**4 / 4
-        )
+        curvature = GradientDescent(self.learning_rate).edge + self.beta**0.5 * w
+        valley = curvature * x**2 / 2 + self.skew * x**3 / 6 + self.quartic * x**4 / 4
         value = valley - self.alpha / self.beta**0.5 * w + self.stiffness * w**2 / 2
         return value if self.drift is None else value - self.drift * theta[2]
 
     def geometry(self, theta: ArrayLike) -> ToyGeometry:
         """Closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
         x, w, root = theta[0], theta[1], self.beta**0.5
-        along = 2 / self.learning_rate + root * w + self.skew * x + 3 * self.quartic * x**2
-        slope = (2 / self.learning_rate + root * w) * x + self.skew * x**2 / 2 + self.quartic * x**3
+        curvature = GradientDescent(self.learning_rate).edge + root * w
+        along = curvature + self.skew * x + 3 * self.quartic * x**2
+        slope = curvature * x + self.skew * x**2 / 2 + self.quartic * x**3
         gradient = [slope, root * x**2 / 2 - self.alpha / root + self.stiffness * w]
         half = (along - self.stiffness) / 2
         excess = half + jnp.hypot(half, root * x)  # S − λ

@@ -14,24 +14,11 @@ from jaxtyping import Array, Float
 from eoslib.eigen import leading_eigenpairs
 from eoslib.geometry import local_geometry
 from eoslib.objective import Objective
+from eoslib.trajectories.prediction import PredictedState
 
 PAIRS = 3  # leading eigenvalues followed
 POWER_STEPS = 6  # of each tensor power iteration, warm-started
 PROFILE_POINTS = 21
-
-#: Dimensions of each diagnostic beyond the stride.
-DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "eigenvalues": ("pair",),
-    "rho3": (),
-    "rho4": (),
-    "third_along_v": (),
-    "third_along_gradient": (),
-    "curvature_along_v": (),
-    "profile": ("offset",),
-    "profile_offset": ("offset",),
-    "exact_predicted_loss": (),
-    "exact_predicted_sharpness": (),
-}
 
 
 class Following(NamedTuple):
@@ -78,17 +65,26 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
 
 
 @jax.jit
-def measure(objective: Objective, following: Following, state, learning_rate):
-    """Spectrum, tensor norms, non-worst-case ratios, the loss along u and the prediction's exact loss and sharpness.
+def measure(
+    objective: Objective,
+    following: Following,
+    theta: Float[Array, " p"],
+    eigenvector: Float[Array, " p"],
+    predicted: PredictedState,
+) -> tuple[Following, dict[str, Array]]:
+    """Measure spectrum, tensor norms, non-worst-case ratios, the loss along u and the exact loss at θ† + v*.
 
     Args:
         objective: The loss.
         following: Warm starts.
-        state: TrackState at time t.
-        learning_rate: Step size η.
+        theta: θ† at time t.
+        eigenvector: Start for its leading eigenvector.
+        predicted: The prediction at time t.
+
+    Returns:
+        The next warm starts, and the variables on ``stride`` (:mod:`eoslib.trajectories.variables`) by name.
     """
-    theta = state.constrained.theta
-    geometry = local_geometry(objective, theta, state.constrained.eigenvector)
+    geometry = local_geometry(objective, theta, eigenvector)
     u = geometry.eigenvector
     vectors = following.vectors.at[0].set(u)
     pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), vectors, tolerance=1e-2, max_products=60 * PAIRS)
@@ -102,12 +98,12 @@ def measure(objective: Objective, following: Following, state, learning_rate):
         w = w - jnp.vdot(u, w) * u
         return w / jnp.linalg.norm(w)
 
-    across, downhill = unit_across(state.predicted.carried), unit_across(geometry.gradient)
+    across, downhill = unit_across(predicted.carried), unit_across(geometry.gradient)
     along_v, along_gradient = objective.cubic(theta, across), objective.cubic(theta, downhill)
     delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
     offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
     profile = jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets)
-    v = state.predicted.carried + (state.predicted.x - jnp.vdot(u, state.predicted.carried)) * u
+    v = predicted.carried + (predicted.x - jnp.vdot(u, predicted.carried)) * u
     shifted = local_geometry(objective, theta + v.astype(theta.dtype), following.shifted, tolerance=1e-2)
     values = {
         "eigenvalues": pairs.values,

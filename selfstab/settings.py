@@ -2,7 +2,8 @@
 
 A :class:`Setting` says everything that a run depends on besides its seed: data, network, criterion, learning rate and
 lengths.  Each named experiment has three scales: ``paper`` (published sizes), ``quick`` (what a newcomer and CI run)
-and ``test`` (still smaller, for the test suite).  Nothing here imports JAX, so that the task graph can read it cheaply.
+and ``test`` (still smaller, for the test suite).  Nothing here imports JAX: the task graph reads it in no time.  A setting holds values alone; what they mean
+is decided in :mod:`selfstab.experiment`, whose code is part of every run's digest.
 
 >>> get("mlp-cats-dogs", "quick").learning_rate
 0.01
@@ -29,10 +30,10 @@ WORDS = {
 }  # fmt: skip
 
 
-def known(field: str, value: str, known) -> None:
-    """Raise ValueError, listing what is known, unless ``value`` is among it."""
-    if value not in known:
-        raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
+def check_known(field: str, value: str, names) -> None:
+    """Raise ValueError, listing the known names, unless ``value`` is one of them."""
+    if value not in names:
+        raise ValueError(f"unknown {field} {value!r}; known: {', '.join(names)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +83,11 @@ class Setting:
     transport: int = 0
 
     def __post_init__(self):
-        known("scale", self.scale, SCALES)
-        known("dataset", self.dataset, DATASETS)
-        known("model", self.model, MODELS)
-        known("activation", self.activation, ACTIVATIONS)
-        known("criterion", self.criterion, CRITERIA)
+        check_known("scale", self.scale, SCALES)
+        check_known("dataset", self.dataset, DATASETS)
+        check_known("model", self.model, MODELS)
+        check_known("activation", self.activation, ACTIVATIONS)
+        check_known("criterion", self.criterion, CRITERIA)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
         for field, least in dict(n=1, width=1, edge_steps=1, tracked_steps=0, strided=0, transport=0).items():
@@ -106,13 +107,6 @@ class Setting:
             raise ValueError("the logistic criterion needs labels ±1, got the ten classes of 'cifar10'")
         if (self.model in ("transformer", "bert-tiny")) != (self.dataset == "sst2"):
             raise ValueError(f"model {self.model!r} does not read data set {self.dataset!r}")
-
-    @property
-    def classes(self) -> int:
-        """Outputs of the network: ten classes, or two under cross-entropy, or one score for labels ±1."""
-        if self.dataset == "cifar10":
-            return 10
-        return 2 if self.criterion == "cross-entropy" else 1
 
     def key(self, seed: int) -> str:
         """Name of the run of this setting with this seed (its file is ``results/<scale>/<key>.nc``)."""
@@ -219,83 +213,8 @@ def get(name: str, scale: str = "quick", **overrides) -> Setting:
     Raises:
         ValueError: on an unknown name, scale, field or value; the message lists what is known.
     """
-    known("setting", name, tuple(_TABLE))
-    known("scale", scale, SCALES)
+    check_known("setting", name, tuple(_TABLE))
+    check_known("scale", scale, SCALES)
     for field in overrides:
-        known("field of Setting", field, sorted(f.name for f in dataclasses.fields(Setting)))
+        check_known("field of Setting", field, sorted(f.name for f in dataclasses.fields(Setting)))
     return Setting(**({"name": name, "scale": scale} | _TABLE[name][scale] | overrides))
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that a notebook draws on: a named experiment, possibly at another η, and an offset to the seed.
-
-    Further seeds are drawn at the scales named alone: at test scale one is enough, at paper scale one is affordable.
-    """
-
-    name: str
-    learning_rate: dict[str, float] | None = None
-    seed_offset: int = 0
-    scales: tuple[str, ...] = SCALES
-
-    def setting(self, scale: str) -> Setting:
-        """Its setting at a scale."""
-        return get(self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {}))
-
-    def key(self, scale: str, seed: int) -> str:
-        """Its name at a scale, for the seed that the whole build was asked for."""
-        return self.setting(scale).key(seed + self.seed_offset)
-
-
-def _rates(name: str, **rates: tuple[float, ...]) -> tuple[Run, ...]:
-    """Runs of one experiment that differ in η: so many rates for each scale at which they are drawn on."""
-    columns = zip(*rates.values(), strict=True)
-    return tuple(Run(name, dict(zip(rates, column)), scales=tuple(rates)) for column in columns)
-
-
-def _seeds(name: str, count: int = 5) -> tuple[Run, ...]:
-    """All but the first of so many seeds, at quick scale: at the others one run of an experiment is enough."""
-    return tuple(Run(name, seed_offset=offset, scales=("quick",)) for offset in range(1, count))
-
-
-#: Largest first.  At paper scale ten classes, whose runs the other chapters draw on too.
-_SEVERAL_RATES = (
-    *_rates("mlp-cats-dogs", test=(0.06, 0.05, 0.04), quick=(0.02, 0.01, 0.005)),
-    *_rates("mlp-cifar10", paper=(0.04, 0.02, 0.015, 0.01)),
-)
-
-# Minutes of compiling even at quick scale, all but the first.
-_OTHER_NETWORKS = (
-    Run("cnn-cifar10", scales=("quick", "paper")),
-    Run("resnet18-cifar10", scales=("paper",)),
-    Run("transformer-sst2", scales=("paper",)),
-)
-
-#: Which runs each notebook draws on; the task graph and the notebooks read the same table.
-NOTEBOOK_RUNS: dict[str, tuple[Run, ...]] = {
-    "01_progressive_sharpening": _SEVERAL_RATES,
-    "02_edge_of_stability": _SEVERAL_RATES,
-    "03_self_stabilization": (Run("mlp-cifar10"),),
-    "04_constrained_trajectory": (Run("mlp-cifar10"),),
-    "05_predicted_dynamics": (Run("mlp-cifar10"), *_OTHER_NETWORKS),
-    "06_beyond_the_cubic": (Run("mlp-cats-dogs-logistic"), Run("mlp-cifar10-cross-entropy")),
-    "07_assumptions": (Run("mlp-cifar10"),),
-    "08_settings": (
-        *_SEVERAL_RATES,
-        *_seeds("mlp-cats-dogs"),
-        Run("mlp-cats-dogs", scales=("paper",)),
-        Run("mlp-cifar10", scales=("test", "quick")),
-        *_seeds("mlp-cifar10"),
-        *(Run(f"mlp-cats-dogs-{activation}", scales=("quick",)) for activation in ACTIVATIONS[1:]),
-        Run("mlp-cats-dogs-logistic"),
-        *_rates("mlp-cats-dogs-logistic", quick=(0.08, 0.03)),
-        Run("mlp-cifar10-cross-entropy"),
-        *_rates("mlp-cifar10-cross-entropy", quick=(0.08,)),
-        *_OTHER_NETWORKS,
-    ),
-}
-
-
-def notebook_runs(notebook: str, scale: str) -> tuple[Run, ...]:
-    """The runs that a notebook draws on at a scale; none where :data:`NOTEBOOK_RUNS` does not name it."""
-    return tuple(run for run in NOTEBOOK_RUNS.get(notebook, ()) if scale in run.scales)

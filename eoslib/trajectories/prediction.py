@@ -1,0 +1,103 @@
+"""The predicted dynamics: the displacement v* of gradient descent from the constrained trajectory θ†, never corrected.
+
+Symbols are those of arXiv 2209.15594: v = θ − θ†, x = u·v, y = ∇S⊥·v, δ² = 2α/β.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eoslib.constrained import ConstrainedRecord
+from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+
+
+class PredictedState(NamedTuple):
+    """The predicted displacement v*, before it is referred to the next eigenvector."""
+
+    carried: Float[Array, " p"]  # what v*_t is, up to its component along u_t
+    x: Float[Array, ""]  # x*_t
+
+
+class PredictedRecord(NamedTuple):
+    """The predicted displacement at time t."""
+
+    v: Float[Array, " p"]  # v*_t
+    x: Float[Array, ""]  # x*_t = u_t·v*_t
+    y: Float[Array, ""]  # y*_t = ∇S_t⊥·v*_t
+    loss: Float[Array, ""]  # L(θ†_t) + x*²/η
+    sharpness: Float[Array, ""]  # 2/η + y* + (∇S·u) x*
+
+
+def half_force(record: ConstrainedRecord, x, learning_rate):
+    """Return ½(δ² − x²): the constraint's part is what bent θ† (δ²/2 = correction/η on the boundary, 0 inside M)."""
+    return record.correction / learning_rate - x * x / 2
+
+
+def predicted_step(
+    objective: Objective,
+    rule: GradientDescent,
+    state: PredictedState,
+    record: ConstrainedRecord,
+    product: Float[Array, " p"] | None = None,
+) -> tuple[PredictedState, PredictedRecord]:
+    """Advance the predicted dynamics of the coupling theorem in vector form.
+
+    v*_{t+1} = P⊥_{t+1} (I − η∇²L_t) P⊥_t v*_t + η P⊥_{t+1} ∇S_t⊥ (δ_t² − x*_t²)/2 − (1 + η y*_t) x*_t u_{t+1}
+
+    Args:
+        objective: The loss.
+        rule: Update rule.
+        state: Carried displacement; its component along u_t is replaced by x*.
+        record: The constrained step at time t.
+        product: ∇²L(θ†_t) applied to ``state.carried`` (p,); computed where it is not given.
+    """
+    geometry, learning_rate = record.geometry, rule.learning_rate
+    product = objective.hvp(record.theta, state.carried) if product is None else product
+    u = geometry.eigenvector
+    along = jnp.vdot(u, state.carried)
+    across = state.carried - along * u  # P⊥ v*
+    across_image = product - along * geometry.hvp
+    y = jnp.vdot(geometry.perpendicular, across)
+    v = across + state.x * u
+    loss = geometry.loss + state.x**2 * (geometry.sharpness / 2)
+    sharp = geometry.sharpness + y + geometry.slope_along_u * state.x
+    carried = across - learning_rate * across_image
+    carried = carried + (learning_rate * half_force(record, state.x, learning_rate)) * geometry.perpendicular
+    x = (1 - learning_rate * (geometry.sharpness + y)) * state.x  # −(1 + ηy)x on the boundary, S = 2/η
+    return PredictedState(carried, x), PredictedRecord(v, state.x, y, loss, sharp)
+
+
+def generalized_predicted_step(
+    objective: Objective,
+    rule: GradientDescent,
+    v: Float[Array, " p"],
+    record: ConstrainedRecord,
+    product: Float[Array, " p"] | None = None,
+) -> tuple[Float[Array, " p"], PredictedRecord]:
+    """Advance the generalized prediction: the true loss along u replaces its quadratic model; one gradient more.
+
+    v_{t+1} = v_t − η [½(x² − δ²)∇S⊥ + ∇²L v⊥ + u (u·∇L(θ† + x u)) + x y u]
+
+    Args:
+        objective: The loss.
+        rule: Update rule.
+        v: Displacement (p,) at time t.
+        record: The constrained step at time t.
+        product: ∇²L(θ†_t) v (p,); computed where it is not given.
+    """
+    geometry, theta, learning_rate = record.geometry, record.theta, rule.learning_rate
+    product = objective.hvp(theta, v) if product is None else product
+    u = geometry.eigenvector
+    x = jnp.vdot(u, v)
+    across = v - x * u
+    y = jnp.vdot(geometry.perpendicular, across)
+    along_u = theta + (x * u).astype(theta.dtype)
+    loss, gradient = objective.value_and_grad(along_u)
+    force = product - x * geometry.hvp - half_force(record, x, learning_rate) * geometry.perpendicular
+    force = force + (jnp.vdot(u, gradient) + x * y) * u
+    sharp = geometry.sharpness + y + geometry.slope_along_u * x
+    return v - learning_rate * force, PredictedRecord(v, x, y, loss + x * x * y / 2, sharp)

@@ -1,0 +1,156 @@
+"""All trajectories at one step, and the step that advances them together.
+
+Gradient descent, the constrained trajectory and the predictions advance step by step, the flow one interval ahead.
+Everything here is traced; loops over chunks, progress bars and data sets are those of :mod:`eoslib.trajectories.track`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eoslib.constrained import ConstrainedState, constrained_step
+from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+from eoslib.stable_set import project, violation
+from eoslib.trajectories import programs, variables
+from eoslib.trajectories.descent import DescentState, gradient_descent_step
+from eoslib.trajectories.flow import FlowState, flow_start, flow_step, interpolation
+from eoslib.trajectories.prediction import PredictedState, generalized_predicted_step, predicted_step
+
+
+class TrackState(NamedTuple):
+    """All trajectories at one step; a checkpoint is this and the records so far."""
+
+    descent: DescentState
+    flow: FlowState
+    constrained: ConstrainedState
+    predicted: PredictedState
+    generalized: Float[Array, " p"]  # v of the generalized prediction
+    transported: Float[Array, " p"]  # ∏(I − η∇²L)P⊥ ∇S_s⊥ for the last s
+    transported_beta: Float[Array, ""]  # β_s
+    started: Array  # whether the predictions run on their own
+    last_y: Float[Array, ""]
+    step: Array
+
+
+class Options(NamedTuple):
+    """What a track records besides its core.
+
+    Attributes:
+        flow: Whether gradient flow is followed (about one gradient per step).
+        generalized: Whether the generalized prediction is (two gradients per step).
+        transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient per step).
+        restart: Whether the predictions start afresh from gradient descent once a cycle (where y turns positive).
+        start: The predictions start where |x| first exceeds this fraction of δ: below, x is rounding.
+        kick: Gradient descent starts at θ moved along u by this fraction of δ (the flow, which would undo it within a
+            step, at θ).
+        chunk: Steps between looks at the host, and the flow's interval.
+        strided: Steps between the costly measurements of the assumptions, a multiple of ``chunk``; 0 switches them off.
+    """
+
+    flow: bool = True
+    generalized: bool = False
+    transport: int = 0
+    restart: bool = False
+    start: float = 0.1
+    kick: float = 0.0
+    chunk: int = 25
+    strided: int = 0
+
+
+DEFAULT = Options()
+
+
+@jax.jit
+def start(objective: Objective, rule: GradientDescent, theta, eigenvector, kick) -> tuple[TrackState, Array]:
+    """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†."""
+    projection = project(objective, theta, eigenvector, rule)
+    u = projection.geometry.eigenvector
+    delta = jnp.sqrt(jnp.maximum(projection.geometry.delta_squared, 0))
+    flow = flow_start(objective, theta, u)
+    theta = theta + (kick * delta * u).astype(theta.dtype)
+    v = (theta - projection.theta).astype(objective.dtype)
+    state = TrackState(
+        descent=DescentState(theta, u, u),
+        flow=flow,
+        constrained=ConstrainedState.at(projection.theta, u),
+        predicted=PredictedState(v, jnp.vdot(u, v)),
+        generalized=v,
+        transported=projection.geometry.perpendicular,
+        transported_beta=projection.geometry.beta,
+        started=jnp.zeros((), bool),
+        last_y=jnp.zeros((), objective.dtype),
+        step=jnp.zeros((), jnp.int32),
+    )
+    return state, projection.status
+
+
+def step(objective: Objective, rule: GradientDescent, state: TrackState, options: Options, flow_at=None):
+    """Advance every trajectory but the flow, whose (θ, L) is ``flow_at(step)``; return the state and the variables."""
+    before = (state.descent.theta - state.constrained.theta).astype(objective.dtype)
+    locked = ~state.started
+    carried = jnp.where(locked, before, state.predicted.carried)
+    generalized = jnp.where(locked, before, state.generalized)
+    vs = [carried, *[generalized][: options.generalized], *[state.transported][: bool(options.transport)]]
+    constrained, record = constrained_step(objective, rule, state.constrained, jnp.stack(vs))
+    geometry = record.geometry
+    v = (state.descent.theta - record.theta).astype(objective.dtype)
+    x = jnp.vdot(geometry.eigenvector, v)
+    predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
+    predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
+    general, ratio, flow_theta, flow_loss = None, None, None, None
+    if options.generalized:
+        generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
+    transported, beta = state.transported, state.transported_beta
+    if options.transport:
+        ratio = jnp.vdot(geometry.perpendicular, transported) / beta
+        along, fresh = jnp.vdot(geometry.eigenvector, transported), state.step % options.transport == 0
+        image = record.products[-1] - along * geometry.hvp
+        moved = transported - along * geometry.eigenvector - rule.learning_rate * image
+        transported = jnp.where(fresh, geometry.perpendicular, moved)
+        beta = jnp.where(fresh, geometry.beta, beta)
+    if options.flow:
+        flow_theta, flow_loss = flow_at(state.step)
+    descent, measured = gradient_descent_step(objective, rule, state.descent)
+    moment = variables.Moment(
+        state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general,
+        flow_theta, flow_loss, ratio,
+    )  # fmt: skip
+    started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
+    if options.restart:
+        started = started & ~((state.last_y < 0) & (moment.y >= 0))
+    following = TrackState(
+        descent, state.flow, constrained, predicted, generalized, transported, beta, started, moment.y, state.step + 1
+    )
+    return following, variables.values(moment, options)
+
+
+@jax.jit
+def _flow(objective: Objective, rule: GradientDescent, state: FlowState, steps):
+    """The flow over an interval; its records in the positions' precision."""
+    following, record = flow_step(objective, rule, state, steps)
+    return following, {f"flow_{name}": value.astype(state.theta.dtype) for name, value in record._asdict().items()}
+
+
+@jax.jit(static_argnames=("steps", "options"))
+def _steps(objective: Objective, rule: GradientDescent, state: TrackState, before: FlowState, steps, options):
+    """So many steps of everything but the flow, which has gone ahead."""
+    flow_at = interpolation(rule, before, state.flow, state.step, steps) if options.flow else None
+    return jax.lax.scan(lambda s, _: step(objective, rule, s, options, flow_at), state, None, length=steps)
+
+
+def advance(objective: Objective, rule: GradientDescent, state: TrackState, steps: int, options: Options = DEFAULT):
+    """Advance everything by so many steps: the flow over the whole interval, then all others step by step.
+
+    Returns the state, the variables of every step (each of shape (steps,)), and those of the interval.
+    """
+    before, interval = state.flow, {}
+    if options.flow:
+        flow, interval = programs.run(_flow, objective, rule, before, steps)
+        state = state._replace(flow=flow)
+    state, series = programs.run(_steps, objective, rule, state, before, steps=steps, options=options)
+    return state, series, interval
