@@ -113,7 +113,7 @@ def test_citation_is_valid():
 
 def test_package_lists_are_complete():
     """The built package holds every module, and the changelog speaks of this version."""
-    assert PROJECT["tool"]["setuptools"]["packages"] == ["eoslib"]
+    assert PROJECT["tool"]["setuptools"]["packages"] == ["eoslib", "selfstab", "selfstab.records"]
     assert not [folder for folder in LIBRARY.iterdir() if folder.is_dir() and (folder / "__init__.py").exists()]
     assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
 

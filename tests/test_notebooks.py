@@ -16,7 +16,9 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from test_claims import CLAIMS
 
-from eoslib import reporting, settings
+from eoslib import settings
+from selfstab.records import store
+from selfstab.records.claims import verdict
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 #: Whose claims the recorded runs can judge.
@@ -137,23 +139,21 @@ def test_notebook_runs_and_records(notebook, results, tmp_path):
     options = {"engine_name": "kept", "kernel_name": "python3", "progress_bar": False}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", {"scale": "test"}, **options)
     record = json.loads((results / "test" / "records" / f"{notebook.stem}.json").read_text())
-    reporting.check_record(record)
+    store.check_record(record)
     assert record["claims"]
     for claim in record["claims"]:
         measured = float("nan") if claim["measured"] is None else claim["measured"]
-        assert claim["verdict"] == reporting.verdict(
-            claim["relation"], claim["predicted"], measured, claim["tolerance"]
-        )
+        assert claim["verdict"] == verdict(claim["relation"], claim["predicted"], measured, claim["tolerance"])
     recorded = [claim | claim["recorded"] for claim in record["claims"] if "recorded" in claim]
     assert bool(recorded) == (notebook.stem[:2] in JUDGED)
     for claim in recorded:
         measured = float("nan") if claim["measured"] is None else claim["measured"]
         values = claim["relation"], claim["predicted"], measured, claim["tolerance"]
-        assert claim["verdict"] == reporting.verdict(*values)
+        assert claim["verdict"] == verdict(*values)
     holding = {claim["id"] for claim in record["claims"] if claim["verdict"] == "holds"}
     assert holding >= CLAIMS.get(notebook.stem, set())
     for figure in record["figures"]:
-        for kind in reporting.FIGURE_FILES:
+        for kind in store.FIGURE_FILES:
             assert (results / "test" / figure[kind]).stat().st_size > 200
         assert figure["provenance"]["scale"] == ("paper" if figure["id"].endswith("-paper") else "test")
     shown = json.loads((tmp_path / "out.ipynb").read_text())

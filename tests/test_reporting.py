@@ -4,11 +4,11 @@ import csv
 import json
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import xarray as xr
 
 from eoslib import reporting
+from selfstab.records import store
 
 WORDS = {"caption": "Two lines and three dots, drawn.", "alt": "Two lines that cross and three dots."}
 
@@ -52,7 +52,7 @@ def test_files_of_a_figure_are_whole_and_repeatable(page):
     page.figure(drawing(), "two", **WORDS)
     page.figure(drawing(), "again", **WORDS)
     starts = {"svg": b"<?xml", "pdf": b"%PDF-", "png": b"\x89PNG", "csv": b"panel,"}
-    assert set(starts) == set(reporting.FIGURE_FILES)
+    assert set(starts) == set(store.FIGURE_FILES)
     first, second = page.figures
     for kind, start in starts.items():
         content = (page.folder / first[kind]).read_bytes()
@@ -124,29 +124,6 @@ def test_a_page_without_claims_has_no_verdict(page, monkeypatch):
     assert not said
 
 
-@pytest.mark.parametrize(
-    ("relation", "measured", "expected"),
-    [
-        ("equals", 1.1, "holds"),
-        ("equals", 1.3, "does not hold"),
-        ("equals", float("nan"), "does not hold"),
-        ("at most", -5.0, "holds"),
-        ("at most", 1.3, "does not hold"),
-        ("at least", 0.9, "holds"),
-        ("at least", 0.7, "does not hold"),
-    ],
-)
-def test_verdict(relation, measured, expected):
-    assert reporting.verdict(relation, 1.0, measured, 0.2) == expected
-
-
-def test_verdict_wants_sense():
-    with pytest.raises(ValueError, match="relation must be one of"):
-        reporting.verdict("about", 1.0, 1.0, 0.1)
-    with pytest.raises(ValueError, match="tolerance must be finite"):
-        reporting.verdict("equals", 1.0, 1.0, float("inf"))
-
-
 def test_a_page_records_what_it_shows(page, tmp_path):
     fig, ax = plt.subplots()
     ax.plot([0, 1])
@@ -160,7 +137,7 @@ def test_a_page_records_what_it_shows(page, tmp_path):
     with pytest.raises(ValueError, match="needs a caption and an alt text"):
         page.figure(plt.figure(), "short", caption="no", alt="x.png")
     page.close()
-    claims, figures = reporting.collect("test")
+    claims, figures = store.collect("test")
     assert claims[0]["verdict"] == "does not hold"
     assert claims[0]["measured"] is None
     assert (tmp_path / "test" / figures[0]["svg"]).exists()
@@ -169,22 +146,4 @@ def test_a_page_records_what_it_shows(page, tmp_path):
     other.claim("one", "It rises.", **told)
     other.close()
     with pytest.raises(ValueError, match="ids used by two notebooks: one"):
-        reporting.collect("test")
-
-
-def test_record_schema_is_checked():
-    with pytest.raises(ValueError, match=r"01_x: claims 'a' lacks notebook"):
-        reporting.check_record({"notebook": "01_x", "claims": [{"id": "a"}], "figures": []})
-
-
-def test_a_caption_says_how_recorded_runs_were_made():
-    def run(steps, seconds, threads=2):
-        data = xr.Dataset(coords={"t": np.arange(steps)})
-        return data.assign_attrs(scale="paper", seconds=seconds, device="a machine", threads=threads)
-
-    assert reporting.made(run(1200, 90.0)) == "Recorded at paper scale: 1,200 steps, 2 minutes on a machine (2 cores)."
-    several = "3 runs recorded at paper scale: 50 to 1,200 steps each, 6 minutes in all on a machine (2 cores)."
-    assert reporting.made(run(1200, 90.0), run(50, 30.0), run(600, 240.0)) == several
-    assert ": 50 steps each, 1 minutes in all" in reporting.made(run(50, 30.0), run(50, 30.0))
-    assert "(1 or 2 cores)" in reporting.made(run(50, 30.0), run(50, 30.0, threads=1))
-    assert "(1 core)" in reporting.made(run(50, 30.0, threads=1))
+        store.collect("test")

@@ -12,6 +12,9 @@ import shutil
 
 import nbformat
 
+from selfstab.records.paths import run_files
+from selfstab.records.words import escaped, provenance_line
+
 #: Which function of the library computes a variable of a run file, by the beginning of the variable's name.
 COMPUTED_BY = {
     "approach_": "tracking.find_instability",
@@ -41,36 +44,6 @@ PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 class ChapterError(RuntimeError):
     """An executed notebook cannot stand in the book; the message says which, and why."""
-
-
-def escaped(text: str) -> str:
-    r"""Plain text for MyST.
-
-    >>> print(escaped("A_b*"))
-    A\_b\*
-    """
-    return re.sub(r"([\\`*_{}\[\]<>$#|~^])", r"\\\1", text)
-
-
-def duration(seconds: float) -> str:
-    """A time for a reader.
-
-    >>> duration(3.21), duration(41.4), duration(200), duration(7500)
-    ('3.2 s', '41 s', '3 min 20 s', '2 h 5 min')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def run_files(root: pathlib.Path, provenance: dict) -> list[pathlib.Path]:
-    """Run files behind a figure, as far as they are there."""
-    scales = [scale.strip() for scale in provenance["scale"].split(",")]
-    files = [root / scale / f"{key}.nc" for key in provenance["setting"] for scale in scales]
-    return [file for file in files if file.is_file()]
 
 
 def bound(statement: ast.stmt) -> set[str]:
@@ -117,19 +90,8 @@ def rests_on(cells: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:
+def provenance(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:
     """Small lines under a figure: what made it, when and where; its files; the source of what computed it."""
-    made = figure["provenance"]
-    seeds = made["seed"] if isinstance(made["seed"], list) else [made["seed"]]
-    threads = f"{made['threads']} thread" + ("s" if str(made["threads"]) != "1" else "")
-    facts = [
-        f"{made['scale']} scale",
-        f"seed {', '.join(map(str, seeds))}",
-        f"{made['device']}, {threads}",
-        f"{duration(float(made['seconds']))} of computing",
-        f"commit {made['commit']}",
-        f"library {made['library_digest']}",
-    ]
     picture = f"/_generated/figures/{figure['notebook']}/{figure['id']}"
     links = [
         *(f"[{kind.upper()}](path:{picture}.{kind})" for kind in ("svg", "pdf", "png")),
@@ -137,7 +99,7 @@ def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]
         f"[executed notebook](path:downloads/{figure['notebook']}.ipynb)",
         *(f"[`{run.stem}`, netCDF](path:downloads/{run.parent.name}/{run.name})" for run in runs),
     ]
-    lines = [escaped(" · ".join(facts)), f"Files: {' · '.join(links)}"]
+    lines = [escaped(provenance_line(figure["provenance"], full=True)), f"Files: {' · '.join(links)}"]
     if functions:
         lines.append("Source: " + " · ".join(f"{{source}}`{name}`" for name in functions))
     return ":::{div} provenance\n" + "\n\n".join(lines) + "\n:::"
@@ -268,7 +230,7 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         }
         runs = run_files(root, figure["provenance"])
         offered += runs
-        told = provenance_line(figure, runs, rests_on(code))
+        told = provenance(figure, runs, rests_on(code))
         cells.append(nbformat.v4.new_markdown_cell(told, id=f"provenance-{figure['id']}"[:64]))
     notebook.cells = with_exercises(cells, name)
     # Sentences that a cell shows may hold formulas.

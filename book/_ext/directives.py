@@ -8,7 +8,6 @@ import json
 import os
 from pathlib import Path
 
-import records
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -16,12 +15,16 @@ from sphinx.errors import PycodeError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from selfstab.records import store
+from selfstab.records.claims import SIGNS, holds
+from selfstab.records.paths import ROOT
+from selfstab.records.words import as_text, duration, plural, provenance_line, with_spread
+
 
 def badge(verdict: str) -> nodes.inline:
     """A verdict, told by its word and its sign as well as by its colour."""
-    good = verdict == "holds"
-    kind = "verdict-holds" if good else "verdict-fails"
-    return nodes.inline("", f"{'✓' if good else '✗'} {verdict}", classes=["verdict", kind])
+    kind = "verdict-holds" if verdict == "holds" else "verdict-fails"
+    return nodes.inline("", f"{SIGNS[verdict]} {verdict}", classes=["verdict", kind])
 
 
 def by_notebook(entries: list[dict]) -> dict[str, list[dict]]:
@@ -38,7 +41,7 @@ class RecordDirective(SphinxDirective):
     has_content = False
 
     @property
-    def found(self) -> records.Records:
+    def found(self) -> store.Records:
         return self.config.eosbook_records
 
     def paragraph(self, *parts: str | nodes.Node, classes: tuple[str, ...] = ()) -> nodes.paragraph:
@@ -142,7 +145,7 @@ class ClaimsTable(RecordDirective):
     def told(self, claim: dict) -> list[nodes.Node]:
         why = str(claim["reason"]).rstrip(".")
         quantity = claim["quantity"].rstrip(".")
-        measure = f"{quantity[:1].upper()}{quantity[1:]}. Tolerance {records.show(claim['tolerance'], 2)}: {why}."
+        measure = f"{quantity[:1].upper()}{quantity[1:]}. Tolerance {as_text(claim['tolerance'], 2)}: {why}."
         paper = (
             [self.paragraph(f"The paper: {claim['paper']}", classes=("claim-reason",))] if claim.get("paper") else []
         )
@@ -154,10 +157,10 @@ class ClaimsTable(RecordDirective):
 
     def predicted(self, claim: dict) -> list[nodes.Node]:
         relation = {"at most": "≤ ", "at least": "≥ "}.get(claim.get("relation"), "")
-        return [nodes.paragraph("", relation + records.show(claim["predicted"]), classes=["number"])]
+        return [nodes.paragraph("", relation + as_text(claim["predicted"]), classes=["number"])]
 
     def measured(self, claim: dict) -> list[nodes.Node]:
-        number = nodes.paragraph("", records.with_spread(claim), classes=["number"])
+        number = nodes.paragraph("", with_spread(claim), classes=["number"])
         return [number, nodes.paragraph("", "", badge(claim["verdict"]))]
 
     def recorded(self, claim: dict) -> list[nodes.Node]:
@@ -168,7 +171,7 @@ class ClaimsTable(RecordDirective):
         predicted = self.paragraph("predicted ", *self.predicted(found)[0].children, classes=("claim-reason",))
         other = found["predicted"] != claim["predicted"] or found["tolerance"] != claim["tolerance"]
         if other:
-            predicted += nodes.Text(f", tolerance {records.show(found['tolerance'], 2)}")
+            predicted += nodes.Text(f", tolerance {as_text(found['tolerance'], 2)}")
         return [*self.measured(found), *([predicted] if other else [])]
 
 
@@ -188,7 +191,7 @@ class FigureGallery(RecordDirective):
     def card(self, figure: dict) -> nodes.container:
         links = self.paragraph(
             self.figure_link(figure),
-            *(part for kind in records.FIGURE_FILES for part in (" · ", self.download(figure, kind))),
+            *(part for kind in store.FIGURE_FILES for part in (" · ", self.download(figure, kind))),
             classes=("figure-links",),
         )
         picture = nodes.container("", self.image(figure, lazy=True), classes=["figure-card"])
@@ -267,36 +270,6 @@ def plain(text: str) -> str:
     return text.replace("**", "").replace("*", "").replace("\\", "")
 
 
-def provenance_line(provenance: dict) -> str:
-    """Scale, seeds, device, computing time and commit of a figure, in one line."""
-    seeds = provenance["seed"] if isinstance(provenance["seed"], list) else [provenance["seed"]]
-    threads = provenance["threads"]
-    parts = [
-        f"{provenance['scale']} scale",
-        f"seed {', '.join(map(str, seeds))}",
-        f"{provenance['device']}, {threads} thread{'' if str(threads) == '1' else 's'}",
-        f"{seconds(float(provenance['seconds']))} of computing",
-        f"commit {str(provenance['commit'])[:9]}",
-    ]
-    return " · ".join(parts)
-
-
-def seconds(value: float) -> str:
-    """A duration in words.
-
-    >>> seconds(0.42), seconds(41.4), seconds(125.0), seconds(7500)
-    ('0.4 s', '41 s', '2 min 5 s', '2 h 5 min')
-    """
-    if value < 10:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 class StatusReport(RecordDirective):
     """How the shown results came about: time per notebook, runs, hardware, versions, digest of the lock, and when."""
 
@@ -328,11 +301,11 @@ class StatusReport(RecordDirective):
                 f"{setting['n']:,}",
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
                 f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
-                seconds(float(run.attrs["seconds"])),
-                f"{run.attrs['device']}, {threads} thread{'' if threads == 1 else 's'}, {run.attrs['date']}{older}",
+                duration(float(run.attrs["seconds"])),
+                f"{run.attrs['device']}, {plural(threads, 'thread')}, {run.attrs['date']}{older}",
             )
             rows.append([[nodes.paragraph("", text)] for text in cells])
-        spent = seconds(records.recorded_seconds(self.found.folder.parent))
+        spent = duration(store.recorded_seconds(self.found.folder.parent))
         rows.append([[nodes.paragraph("", text)] for text in ("All of them", "", "", "", "", spent, "")])
         header = ["Network", "η", "Samples", "Steps to the edge + at it", "λ₂ at 1.9/η", "Time", "Machine, date, code"]
         return self.table(header, rows, [26, 6, 9, 15, 10, 10, 24], "status")
@@ -347,9 +320,9 @@ class StatusReport(RecordDirective):
                 self.spent(name),
                 max((figure["provenance"]["seconds"] for figure in figures), default=None),
                 len(figures),
-                f"{sum(map(records.holds, claims))} of {len(claims)}",
+                f"{sum(map(holds, claims))} of {len(claims)}",
             )
-            told = [seconds(number) if isinstance(number, float) else records.show(number) for number in numbers]
+            told = [duration(number) if isinstance(number, float) else as_text(number) for number in numbers]
             rows.append(
                 [
                     [self.paragraph(self.chapter_link(name))],
@@ -369,7 +342,7 @@ class StatusReport(RecordDirective):
         return float(record["seconds"])
 
     def machine(self) -> nodes.Node:
-        lock = records.ROOT / "requirements.lock"
+        lock = ROOT / "requirements.lock"
         made = os.environ.get("SOURCE_DATE_EPOCH")
         when = datetime.datetime.fromtimestamp(int(made), datetime.UTC) if made else datetime.datetime.now(datetime.UTC)
         names = {
@@ -383,7 +356,7 @@ class StatusReport(RecordDirective):
         }
         facts = {"Scale shown": self.found.scale}
         for key, title in names.items():
-            told = [told_value(figure["provenance"][key]) for figure in self.found.figures]
+            told = [as_text(figure["provenance"][key]) for figure in self.found.figures]
             # A figure made of several runs tells their values one after another.
             facts[title] = ", ".join(dict.fromkeys(part for text in told for part in text.split(", "))) or "–"
         facts["Digest of the lock"] = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else "absent"
@@ -409,7 +382,7 @@ class ChapterRole(SphinxRole):
         }
         link = addnodes.pending_xref("", nodes.inline("", self.text), reftarget=f"/{document}", **attributes)
         claims = [claim for claim in self.config.eosbook_records.claims if claim["notebook"] == self.text]
-        fare = f" ({sum(map(records.holds, claims))} of {len(claims)} claims hold)" if claims else ""
+        fare = f" ({sum(map(holds, claims))} of {len(claims)} claims hold)" if claims else ""
         return [link, nodes.Text(fare)], []
 
 
@@ -428,14 +401,6 @@ class SourceRole(SphinxRole):
         listing = f"{up}_modules/eoslib/{module}.html#{name.partition('.')[0]}"  # members are listed with their class
         words = [nodes.literal("", self.text), nodes.Text(f" (line {line})")]
         return [nodes.reference("", "", *words, refuri=listing, internal=True, classes=["source"])], []
-
-
-def told_value(value) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {told_value(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(told_value, value))
-    return records.show(value)
 
 
 def setup(app: Sphinx) -> None:

@@ -1,8 +1,8 @@
 """The book's own Sphinx extension: quoted numbers, generated pages and local scripts.
 
-At the start of a build it loads the records (``records.py``) into MyST substitutions, so that prose quotes computed
-numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file
-that the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives: ``directives.py``, ``api.py``.
+At the start of a build it loads the records (``selfstab.records``) into MyST substitutions, so that prose quotes
+computed numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one
+MathJax file that the book needs out of the pinned package ``sphinx-mathjax-offline``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ import shutil
 import sys
 from pathlib import Path
 
-import api
-import directives
-import records
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+
+# The library and the companion whose words and docstrings the book shows are those beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import api
+import directives
+
+from selfstab.records import store
+from selfstab.records.claims import holds
+from selfstab.records.words import as_text
 
 
 def take_mathjax(assets: Path) -> None:
@@ -42,13 +49,33 @@ def take_mathjax(assets: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def copy_figures(found: records.Records, target: Path) -> None:
+def copy_figures(found: store.Records, target: Path) -> None:
     """Copy every recorded figure of the shown scale to ``_generated/figures/<notebook>/<id>.{svg,pdf,png,csv}``."""
     for figure in found.figures:
         folder = target / "figures" / figure["notebook"]
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in records.FIGURE_FILES:
+        for kind in store.FIGURE_FILES:
             shutil.copyfile(found.figure_file(figure, kind), folder / f"{figure['id']}.{kind}")
+
+
+def substitutions(records: store.Records) -> dict[str, str]:
+    """Return what prose may quote: ``{{ claim_<id>_measured }}`` and its siblings, and a few totals.
+
+    Dashes of an id become underscores.  A name that is not here fails the build.
+    """
+    names = {
+        "book_scale": records.scale,
+        "claims_total": str(len(records.claims)),
+        "claims_holding": str(sum(holds(claim) for claim in records.claims)),
+        "claims_failing": str(sum(not holds(claim) for claim in records.claims)),
+        "figures_total": str(len(records.figures)),
+        "recorded_hours": f"{store.recorded_seconds(records.folder.parent) / 3600:.1f}",
+    }
+    for claim in records.claims:
+        stem = f"claim_{claim['id'].replace('-', '_')}"
+        for key in ("sentence", "quantity", "predicted", "measured", "spread", "tolerance", "verdict"):
+            names[f"{stem}_{key}"] = as_text(claim[key])
+    return names
 
 
 def prepare(app: Sphinx, config) -> None:
@@ -56,14 +83,14 @@ def prepare(app: Sphinx, config) -> None:
     source = Path(app.srcdir)
     take_mathjax(source / "_assets")
     try:
-        found = records.load()
+        found = store.load()
         shutil.rmtree(source / "_generated", ignore_errors=True)
         copy_figures(found, source / "_generated")
-    except records.RecordError as error:
+    except store.RecordError as error:
         raise ExtensionError(str(error)) from None
     config.myst_substitutions = {
         **config.myst_substitutions,
-        **records.substitutions(found),
+        **substitutions(found),
     }
     config.eosbook_records = found
 
@@ -133,9 +160,7 @@ def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, 
 
 
 def setup(app: Sphinx) -> dict:
-    # The library whose docstrings the book shows is the one beside it.
-    sys.path.insert(0, str(records.ROOT))
-    app.add_config_value("eosbook_records", None, "", types=(records.Records,))
+    app.add_config_value("eosbook_records", None, "", types=(store.Records,))
     # Jupyter Book always passes this option of an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "", types=(dict,))
     # Before MyST turns its options into a parser configuration.

@@ -7,9 +7,6 @@ import csv
 import datetime
 import io
 import json
-import math
-import os
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,6 +16,11 @@ import xarray as xr
 from IPython.display import Markdown, display
 
 from eoslib import results, settings
+from selfstab.records.claims import SIGNS, judge
+from selfstab.records.store import FIGURE_FILES, collect, write_json  # noqa: F401 (the workflow calls reporting.collect)
+from selfstab.records.words import number, recording_note, summarize_verdicts
+
+made = recording_note  # the name that the notebooks use
 
 #: One colour per curve, the same through the whole book; safe for colour-blind readers (after Okabe and Ito).
 COLORS = {
@@ -31,19 +33,6 @@ COLORS = {
 }
 #: Shades for several learning rates in one figure, from large to small.
 RATES = ("#0072B2", "#E69F00", "#6A3D9A", "#56B4E9")
-
-RELATIONS = ("equals", "at most", "at least")
-CLAIM_FIELDS = (
-    "id", "notebook", "sentence", "quantity", "predicted", "measured", "spread", "tolerance", "reason",
-    "relation", "verdict", "scale", "seed",
-)  # fmt: skip
-#: What a figure is kept as: two vector formats, a picture, and the numbers that it draws.
-FIGURE_FILES = ("svg", "pdf", "png", "csv")
-FIGURE_FIELDS = ("id", "notebook", *FIGURE_FILES, "caption", "alt", "provenance")
-PROVENANCE_FIELDS = (
-    "setting", "scale", "seed", "commit", "library_digest", "versions", "device", "threads", "seconds",
-    "data_hash", "date",
-)  # fmt: skip
 
 
 def style() -> None:
@@ -79,70 +68,24 @@ def style() -> None:
     )
 
 
-def verdict(relation: str, predicted: float, measured: float, tolerance: float) -> str:
-    """``"holds"`` or ``"does not hold"``: |measured − predicted| ≤ tolerance, or measured beyond predicted by no more.
-
-    Raises:
-        ValueError: on an unknown relation, or a tolerance that is negative or not finite.
-    """
-    if relation not in RELATIONS:
-        raise ValueError(f"relation must be one of {', '.join(RELATIONS)}, got {relation!r}")
-    if not (tolerance >= 0 and math.isfinite(tolerance)):
-        raise ValueError(f"tolerance must be finite and at least 0, got {tolerance!r}")
-    gap = measured - predicted
-    size = {"equals": abs(gap), "at most": gap, "at least": -gap}[relation]
-    return "holds" if size <= tolerance else "does not hold"  # a NaN does not hold
-
-
-def _number(value) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number as it stands in prose: so many significant digits, and powers of ten as such."""
-    value = float(value)
-    if value == 0 or not math.isfinite(value):
-        return {True: "0"}.get(value == 0, "not a number" if math.isnan(value) else "infinite")
-    if 1e-3 <= abs(value) < 1e5:
-        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-        return f"{value:.{decimals}f}"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return rf"${mantissa}\times 10^{{{int(exponent)}}}$"
-
-
-def made(*runs) -> str:
-    """A sentence for a caption: the scale of recorded runs, their steps, time and machine, from their attributes."""
-    first, several = runs[0].attrs, len(runs) > 1
-    steps = " to ".join(
-        f"{end:,}" for end in sorted({end(run.sizes.get("t", 0) for run in runs) for end in (min, max)})
-    )
-    devices, cores = (" or ".join(sorted({str(run.attrs[name]) for run in runs})) for name in ("device", "threads"))
-    return (
-        f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {first['scale']} scale: {steps} steps"
-        f"{' each' if several else ''}, {sum(float(run.attrs['seconds']) for run in runs) / 60:.0f} minutes"
-        f"{' in all' if several else ''} on {devices} "
-        f"({cores} core{'' if cores == '1' else 's'})."
-    )
-
-
 def drawn(fig) -> list[tuple[str, str, float, float]]:
     """The points of every line and scatter of a figure: panel, curve, x, y; lines across a panel are left out."""
     names = {mpl.colors.to_hex(color).upper(): name for name, color in COLORS.items()}
     rows = []
-    for number, ax in enumerate(fig.axes, 1):
-        panel = ax.get_title("left") or ax.get_title() or ax.get_ylabel() or f"panel {number}"
+    for place, ax in enumerate(fig.axes, 1):
+        panel = ax.get_title("left") or ax.get_title() or ax.get_ylabel() or f"panel {place}"
         curves = [(line, line.get_color(), line.get_xydata()) for line in ax.lines]
         curves += [
             (dots, dots.get_facecolor()[0] if len(dots.get_facecolor()) else "k", dots.get_offsets())
             for dots in ax.collections
             if isinstance(dots, mpl.collections.PathCollection)
         ]
-        for place, (artist, color, points) in enumerate(curves, 1):
+        for order, (artist, color, points) in enumerate(curves, 1):
             if isinstance(artist, mpl.lines.Line2D) and artist.get_transform() != ax.transData:
                 continue
             label = str(artist.get_label())
             if label.startswith("_"):
-                label = names.get(mpl.colors.to_hex(color).upper(), "curve") + f" {place}"
+                label = names.get(mpl.colors.to_hex(color).upper(), "curve") + f" {order}"
             rows += [(panel, label, float(x), float(y)) for x, y in points]
     return rows
 
@@ -288,7 +231,7 @@ class Page:
             "notebook": self.notebook,
             "sentence": " ".join(sentence.split()),
             "quantity": quantity,
-            **_judged(relation, predicted, measured, spread, tolerance),
+            **judge(relation, predicted, measured, spread, tolerance),
             "reason": " ".join(reason.split()),
             "relation": relation,
             "scale": self.scale,
@@ -297,12 +240,11 @@ class Page:
         }
         self.claims.append(record)
         if show:
-            mark = "✓" if record["verdict"] == "holds" else "✗"
             sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
             measure = quantity.replace("*", r"\*")  # as in v*
             self.say(
-                f"**{mark} The claim {record['verdict']}.** {record['sentence']} *{measure}*: predicted "
-                f"{sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
+                f"**{SIGNS[record['verdict']]} The claim {record['verdict']}.** {record['sentence']} *{measure}*: "
+                f"predicted {sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
                 f"tolerance {number(tolerance)}: {record['reason']})."
             )
 
@@ -316,16 +258,16 @@ class Page:
             ValueError: from the function returned, on a claim not made before, of another relation, or judged before.
         """
 
-        def judge(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", **words):
+        def record(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", **words):
             claim = next((known for known in self.claims if known["id"] == id), None)
             if claim is None or claim["relation"] != relation or "recorded" in claim:
                 raise ValueError(f"claim {id!r} must be made once by `claim` first, with the relation {relation!r}")
-            claim["recorded"] = _judged(relation, predicted, measured, spread, tolerance) | {
+            claim["recorded"] = judge(relation, predicted, measured, spread, tolerance) | {
                 "scale": runs[0].attrs["scale"],
                 "runs": [run.attrs["key"] for run in runs],
             }
 
-        return judge
+        return record
 
     def close(self) -> None:
         """Show the verdict on this page's claims, and write the records of this notebook in one stroke."""
@@ -340,76 +282,13 @@ class Page:
             "figures": self.figures,
             "environment": results.environment(),
         }
-        _write_json(self.folder / "records" / f"{self.notebook}.json", record)
+        write_json(self.folder / "records" / f"{self.notebook}.json", record)
 
     def _verdict(self) -> str:
         """How many of the claims hold, and the sentence of each that does not; then the same for the recorded runs."""
-        told = "**Verdict.** " + _fare(self.claims, "of this page", f"at {self.scale} scale, seed {self.seed}")
+        where = f"at {self.scale} scale, seed {self.seed}"
+        summary = "**Verdict.** " + summarize_verdicts(self.claims, "of this page", where)
         if again := [claim | claim["recorded"] for claim in self.claims if "recorded" in claim]:
-            runs = dict.fromkeys(run for claim in again for run in claim["runs"])
-            told += " On the recorded runs: " + _fare(
-                again, "that they can judge", ", ".join(f"`{run}`" for run in runs)
-            )
-        return told
-
-
-def _judged(relation: str, predicted, measured, spread, tolerance) -> dict:
-    """What a claim's record says of one measurement."""
-    return {
-        "predicted": _number(predicted),
-        "measured": _number(measured),
-        "spread": _number(spread),
-        "tolerance": float(tolerance),
-        "verdict": verdict(relation, float(predicted), float(measured), float(tolerance)),
-    }
-
-
-def _fare(claims: list[dict], which: str, where: str) -> str:
-    """How many of some claims hold, and the sentence of each that does not."""
-    failing = [claim["sentence"] for claim in claims if claim["verdict"] != "holds"]
-    if not failing:
-        return f"✓ Every claim {which} holds ({len(claims)} of {len(claims)}, {where})."
-    return (
-        f"{len(claims) - len(failing)} of {len(claims)} claims {which} hold ({where}). ✗ Not found true: "
-        + " ".join(f"*{sentence}*" for sentence in failing)
-    )
-
-
-def _write_json(target: pathlib.Path, content) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    os.replace(temporary, target)
-
-
-def check_record(record: dict) -> None:
-    """Raise ValueError, naming notebook and field, unless a notebook's record has every field of claims and figures."""
-    for kind, fields in (("claims", CLAIM_FIELDS), ("figures", FIGURE_FIELDS)):
-        for entry in record[kind]:
-            if missing := [field for field in fields if field not in entry]:
-                raise ValueError(f"{record['notebook']}: {kind} {entry.get('id', '?')!r} lacks {', '.join(missing)}")
-    for figure in record["figures"]:
-        if missing := [field for field in PROVENANCE_FIELDS if field not in figure["provenance"]]:
-            raise ValueError(f"{record['notebook']}: provenance of {figure['id']!r} lacks {', '.join(missing)}")
-
-
-def collect(scale: str) -> tuple[list[dict], list[dict]]:
-    """Merge the notebooks' records of a scale into ``claims.json`` and ``figures.json``; returns both lists.
-
-    Raises:
-        ValueError: if a record breaks the schema, or two notebooks use one id.
-    """
-    folder = results.root() / scale
-    records = [json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))]
-    gathered = {}
-    for kind in ("claims", "figures"):
-        entries = [entry for record in records for entry in record[kind]]
-        ids = [entry["id"] for entry in entries]
-        if twice := sorted({id for id in ids if ids.count(id) > 1}):
-            raise ValueError(f"{kind} ids used by two notebooks: {', '.join(twice)}")
-        gathered[kind] = entries
-    for record in records:
-        check_record(record)
-    for kind, entries in gathered.items():
-        _write_json(folder / f"{kind}.json", entries)
-    return gathered["claims"], gathered["figures"]
+            runs = ", ".join(dict.fromkeys(f"`{run}`" for claim in again for run in claim["runs"]))
+            summary += " On the recorded runs: " + summarize_verdicts(again, "that they can judge", runs)
+        return summary

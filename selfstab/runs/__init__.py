@@ -27,6 +27,7 @@ import xarray as xr
 
 from eoslib import diagnostics, experiments, settings, tracking
 from eoslib.settings import Setting
+from selfstab.records.paths import results_root as root
 
 #: Modules whose code decides a run's numbers.
 NUMERICAL = (
@@ -44,14 +45,6 @@ CHECKPOINT_SECONDS = 60.0
 
 class SchemaError(RuntimeError):
     """A file is not a run file, or not a whole one."""
-
-
-def root() -> pathlib.Path:
-    """Root of all results: ``EOSLIB_RESULTS``, or ``results`` of the checkout, or of the working directory."""
-    if folder := os.environ.get("EOSLIB_RESULTS"):
-        return pathlib.Path(folder)
-    checkout = pathlib.Path(__file__).parent.parent
-    return (checkout if (checkout / "pyproject.toml").exists() else pathlib.Path.cwd()) / "results"
 
 
 def path(setting: Setting, seed: int) -> pathlib.Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import importlib.util
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import xarray as xr
 
 from eoslib import results as run_files
@@ -35,6 +33,8 @@ CLAIM = {
     "reason": "one step changes it by less",
     "relation": "equals",
     "verdict": "holds",
+    "scale": "quick",
+    "seed": 0,
 }
 FIGURE = {
     "id": "sharpness",
@@ -56,12 +56,6 @@ FIGURE = {
         "date": "2026-01-01 00:00 UTC",
     },
 }
-
-# A module of its own name, because the library's tests may import another `records`.
-_spec = importlib.util.spec_from_file_location("book_records", EXTENSIONS / "records.py")
-records = importlib.util.module_from_spec(_spec)
-sys.modules["book_records"] = records
-_spec.loader.exec_module(records)
 
 
 def write(root: Path, claims: list[dict], figures: list[dict], scale: str = "quick") -> Path:
@@ -205,36 +199,6 @@ def test_story_figure_must_exist(tmp_path):
     status, messages, _ = build(tmp_path, f"```{{story-figure}} {NOTEBOOK}/absent\n```", results)
     assert status != 0
     assert "none of the figures" in messages
-
-
-@pytest.mark.parametrize(
-    ("claims", "told"),
-    [
-        ("not json", "not valid JSON"),
-        ('{"a": 1}', "must hold a list"),
-        ('[{"id": "x"}]', "entry 'x' lacks notebook"),
-    ],
-)
-def test_malformed_records(tmp_path, claims, told):
-    write(tmp_path, [], [])
-    (tmp_path / "quick" / "claims.json").write_text(claims)
-    with pytest.raises(records.RecordError, match=told):
-        records.load("quick", tmp_path)
-
-
-def test_record_of_an_absent_picture(tmp_path):
-    write(tmp_path, [CLAIM], [FIGURE])
-    (tmp_path / "quick" / FIGURE["png"]).unlink()
-    with pytest.raises(records.RecordError, match=r"'sharpness' promises .*png, which is not there"):
-        records.load("quick", tmp_path).figure_file(FIGURE, "png")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.123456, "0.1235"), (-2.5, "−2.5"), (1234567.0, "1.235 × 10⁶"), (2e-7, "2 × 10⁻⁷"), (3, "3"), (None, "–")],
-)
-def test_numbers_as_text(value, text):
-    assert records.show(value) == text
 
 
 def test_a_published_chapter_opens_where_it_runs(monkeypatch):
