@@ -27,7 +27,9 @@ class Run:
 
     def setting(self, scale: str) -> settings.Setting:
         """Its setting at a scale."""
-        return settings.get(self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {}))
+        return settings.get(
+            self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {})
+        )
 
     def key(self, scale: str, seed: int) -> str:
         """Its name at a scale, for the seed that the whole build was asked for."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Num
 
-from eoslib.settings import Setting
+from selfstab.settings import Setting
 
 Criterion = Callable[[Array, Array], Array]
 

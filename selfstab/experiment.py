@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from eoslib import data, models
 from eoslib.objective import Objective
-from eoslib.settings import Setting
+from eoslib.trajectories.state import Options
+from selfstab import data, networks
+from selfstab.settings import Setting
 
 
 class Experiment(NamedTuple):
@@ -25,14 +26,21 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
     """The experiment that a setting and a seed (of the initial parameters) name.
 
     Raises:
-        ValueError, eoslib.data.DataError: from the loaders, in words.
+        ValueError, selfstab.data.DataError: from the loaders, in words.
     """
     train = data.load(setting, folder=folder)
-    module = models.build(setting)
-    params = models.init(module, train.inputs, seed)
-    losses = models.per_sample_loss(setting, module)
+    module = networks.build(setting)
+    params = networks.init(module, train.inputs, seed)
+    losses = networks.per_sample_loss(setting, module)
     with jax.enable_x64(True):
         objective = Objective.create(
             lambda p, batch: losses(p, batch).mean(), params, train.batch, micro_batch=setting.micro_batch
         )
         return Experiment(objective, objective.ravel(params), module, train)
+
+
+def options(setting: Setting) -> Options:
+    """Return what a setting asks its track to record."""
+    return Options(
+        generalized=setting.generalized, strided=setting.strided, kick=setting.kick, transport=setting.transport
+    )

@@ -6,7 +6,7 @@ the paper does not fix them.  Everything is smooth in the parameters (no dropout
 since curvature is what is measured.
 
 >>> import numpy as np
->>> from eoslib import settings
+>>> from selfstab import settings
 >>> module = build(settings.get("mlp-cats-dogs", "test"))
 >>> images = np.zeros((2, 32, 32, 3), np.float32)
 >>> apply(module, init(module, images, seed=0), images).shape
@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from eoslib import criteria
-from eoslib.data import MAX_TOKENS, VOCABULARY
-from eoslib.settings import Setting
+from selfstab import criteria
+from selfstab.data import MAX_TOKENS, VOCABULARY
+from selfstab.settings import Setting
 
 Params = Any
 
@@ -244,11 +244,18 @@ class Encoder(nn.Module):
         return _zero_head(self.classes)(h)
 
 
+def outputs(setting: Setting) -> int:
+    """Return how many outputs a network has: ten classes, or two under cross-entropy, or one score for labels ±1."""
+    if setting.dataset == "cifar10":
+        return 10
+    return 2 if setting.criterion == "cross-entropy" else 1
+
+
 def build(setting: Setting) -> nn.Module:
     """The network of a setting, without parameters."""
     kinds = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vgg11": VGG11, "transformer": Encoder, "bert-tiny": Encoder}
     extra = {"bert": True} if setting.model == "bert-tiny" else {}
-    return kinds[setting.model](setting.width, setting.classes, ACTIVATIONS[setting.activation], **extra)
+    return kinds[setting.model](setting.width, outputs(setting), ACTIVATIONS[setting.activation], **extra)
 
 
 def init(module: nn.Module, inputs: ArrayLike, seed: int) -> Params:

@@ -2,8 +2,8 @@
 
 A :class:`Setting` says everything that a run depends on besides its seed: data, network, criterion, learning rate and
 lengths.  Each named experiment has three scales: ``paper`` (published sizes), ``quick`` (what a newcomer and CI run)
-and ``test`` (still smaller, for the test suite).  Nothing here imports JAX: the task graph reads it in no time.  A setting holds values alone; what they mean
-is decided in :mod:`selfstab.experiment`, whose code is part of every run's digest.
+and ``test`` (still smaller, for the test suite).  Nothing here imports JAX.  A setting holds values alone; what they
+mean is decided in :mod:`selfstab.experiment`, whose code is part of every run's digest.
 
 >>> get("mlp-cats-dogs", "quick").learning_rate
 0.01

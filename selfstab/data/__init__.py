@@ -31,7 +31,7 @@ import numpy as np
 import pooch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from eoslib.settings import Setting
+from selfstab.settings import Setting
 
 #: Published archive of each folder of the canonical layout: address and checksum.
 ARCHIVES = {
@@ -219,7 +219,7 @@ def _unpack(archive: Path, name: str, cache: Path) -> None:
 @functools.cache
 def _subset(name: str) -> bytes:
     """Verified and decompressed bytes of a file of the subset in this package."""
-    path = importlib.resources.files("eoslib") / "_subset" / name
+    path = importlib.resources.files("selfstab.data") / "_subset" / name
     raw = path.read_bytes()
     if _sha256(raw) != SUBSET_SHA256[name]:
         raise DataError(

@@ -2,7 +2,7 @@
 
 On losses small enough for dense derivatives nothing else is approximated: each point of the constrained trajectory is
 the one of {S = 2/η, u·∇L = 0} nearest to where the gradient step led, and the predicted dynamics are iterated along
-it.  Source: arXiv 2209.15594 (statement and vector form of the prediction); the losses: :mod:`selfstab.theory.families`.
+it.  Source: arXiv 2209.15594 (statement, vector form of the prediction); losses: :mod:`selfstab.theory.families`.
 
 >>> from selfstab.theory.families import polynomial_draws
 >>> draws = polynomial_draws(0, 3, learning_rate=0.02)
