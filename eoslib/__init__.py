@@ -5,6 +5,9 @@
 4.0
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from eoslib.constrained import ConstrainedState, constrained_gradient_descent, constrained_step
 from eoslib.eigen import EigenPairs, EigenStatus, leading_eigenpair, leading_eigenpairs
 from eoslib.geometry import LocalGeometry, local_geometry
@@ -12,6 +15,10 @@ from eoslib.objective import Cubic, Objective
 from eoslib.rules import GradientDescent
 from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
+
+if TYPE_CHECKING:
+    from eoslib.trajectories.approach import find_instability
+    from eoslib.trajectories.track import track, track_from
 
 __all__ = [
     "ConstrainedState",
@@ -26,9 +33,24 @@ __all__ = [
     "Sharpness",
     "constrained_gradient_descent",
     "constrained_step",
+    "find_instability",
     "leading_eigenpair",
     "leading_eigenpairs",
     "local_geometry",
     "project",
     "sharpness",
+    "track",
+    "track_from",
 ]
+
+_TRACK = {"find_instability": "approach", "track": "track", "track_from": "track"}
+
+
+def __getattr__(name: str):
+    """Import what needs the extra ``track`` (xarray, tqdm) at its first use."""
+    if name not in _TRACK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"eoslib.trajectories.{_TRACK[name]}"), name)
+    except ModuleNotFoundError as absent:
+        raise ImportError(f"eoslib.{name} needs {absent.name}: pip install 'eoslib[track]'") from absent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import json
 import pathlib
 import re
@@ -12,33 +11,15 @@ import shutil
 
 import nbformat
 
+from eoslib.trajectories.variables import VARIABLES
+from selfstab import source
 from selfstab.records.paths import run_files
 from selfstab.records.words import escaped, provenance_line
 
-#: Which function of the library computes a variable of a run file, by the beginning of the variable's name.
-COMPUTED_BY = {
-    "approach_": "tracking.find_instability",
-    "check_": "tracking.find_instability",
-    "gd_": "dynamics.gradient_descent_step",
-    "flow_": "dynamics.gradient_flow",
-    "constrained_": "dynamics.constrained_step",
-    "violation": "stable_set.violation",
-    "predicted_": "dynamics.predicted_step",
-    "generalized_": "dynamics.generalized_predicted_step",
-    "distance": "tracking.track_from",
-    "transport": "tracking.track_from",
-    "alpha": "geometry.LocalGeometry.alpha",
-    "beta": "geometry.LocalGeometry.beta",
-    "delta_squared": "geometry.LocalGeometry.delta_squared",
-    "gamma": "geometry.LocalGeometry.cosine",
-    "eigenvalues": "eigen.leading_eigenpairs",
-    "rho": "diagnostics.tensor_norm",
-    "profile": "diagnostics.measure",
-    "third_along_": "diagnostics.measure",
-    "curvature_along_": "diagnostics.measure",
-}
-#: Modules whose functions draw, store and describe, and compute nothing that a figure shows.
-NOT_NUMERICAL = ("reporting", "results", "settings")
+#: Which function computes a variable of a run file.
+COMPUTED_BY = {row.name: f"eoslib.{row.source}" for row in VARIABLES if len(row.name) > 1}
+#: Where functions draw, store and describe, and compute nothing that a figure shows.
+NOT_NUMERICAL = ("selfstab.page", "selfstab.records", "selfstab.runs", "selfstab.settings", "selfstab.chapters")
 PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 
@@ -56,13 +37,13 @@ def bound(statement: ast.stmt) -> set[str]:
 
 
 def rests_on(cells: list[str]) -> list[str]:
-    """Functions of the library, as ``module.name``, behind what the last of some cells shows.
+    """Functions, by their dotted names, behind what the last of some cells shows.
 
-    Its statements, and those of earlier cells that give their names a meaning, are searched for functions of ``eoslib``
-    and for variables of run files (:data:`COMPUTED_BY`).
+    Its statements, and those of earlier cells that give their names a meaning, are searched for functions of the two
+    packages and for variables of run files (:data:`COMPUTED_BY`).
 
-    >>> rests_on(["from eoslib import reduced", "x = reduced.orbit(1)", "z = 2", "plot(x, run.predicted_loss)"])
-    ['reduced.orbit', 'dynamics.predicted_step']
+    >>> rests_on(["from selfstab.theory import reduced", "x = reduced.orbit(1)", "plot(x, run.predicted_loss)"])
+    ['selfstab.theory.reduced.orbit', 'eoslib.trajectories.prediction.predicted_step']
     """
     cells = [re.sub(r"^[%!].*", "", cell, flags=re.MULTILINE) for cell in cells]  # magics are no Python
     earlier = [statement for cell in cells[:-1] for statement in ast.parse(cell).body]
@@ -73,20 +54,23 @@ def rests_on(cells: list[str]) -> list[str]:
         loaded = {node.id for statement in ahead for node in ast.walk(statement) if isinstance(node, ast.Name)} - meant
         meant |= loaded
         ahead = [statement for statement in earlier if statement not in used and bound(statement) & loaded]
-    modules = {
-        alias.asname or alias.name: alias.name
+    places = {
+        alias.asname or alias.name: f"{statement.module}.{alias.name}"
         for statement in used
-        if isinstance(statement, ast.ImportFrom) and statement.module == "eoslib"
+        if isinstance(statement, ast.ImportFrom) and statement.module.split(".")[0] in source.PACKAGES
         for alias in statement.names
-        if alias.name not in NOT_NUMERICAL and importlib.util.find_spec(f"eoslib.{alias.name}")
     }
+    places = {name: place for name, place in places.items() if not place.startswith(NOT_NUMERICAL)}
+    modules = {name for name, place in places.items() if source.file_of(place)}
     found = []
     for node in (node for statement in sorted(used, key=(earlier + used).index) for node in ast.walk(statement)):
         word = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-            found.append(f"{modules[node.value.id]}.{word}")
-        elif isinstance(word, str) and word.isidentifier():
-            found += [name for start, name in COMPUTED_BY.items() if word.startswith(start)]
+            found.append(f"{places[node.value.id]}.{word}")
+        elif isinstance(node, ast.Name) and node.id in places.keys() - modules:
+            found.append(places[node.id])
+        elif isinstance(word, str) and word in COMPUTED_BY:
+            found.append(COMPUTED_BY[word])
     return list(dict.fromkeys(found))
 
 

@@ -6,7 +6,6 @@ the reason that the log gives.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import pathlib
@@ -14,8 +13,12 @@ import re
 import tomllib
 from collections.abc import Iterable
 
+from selfstab import source
+
+#: Tables whose rows count through the digest of each setting, not as code.
+TABLES = ("selfstab.settings", "selfstab.chapters")
 #: Where the search for a notebook's modules stops: what lies behind these reaches a notebook as run files.
-INTERFACES = ("results", "settings")
+INTERFACES = ("selfstab.runs.compute", "selfstab.runs.files", *TABLES)
 #: Packages besides the library's own that decide what an executed notebook looks like.
 NOTEBOOK_PACKAGES = ("papermill", "ipykernel")
 
@@ -95,26 +98,7 @@ def code(file: pathlib.Path) -> str:
     return "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines)
 
 
-def imports(source: str, modules: set[str]) -> set[str]:
-    """Modules of the library that some code imports; ``__init__`` stands for its public names."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "eoslib":
-            inner = node.module.split(".")[1:]
-            found |= {inner[0]} if inner else {a.name if a.name in modules else "__init__" for a in node.names}
-        elif isinstance(node, ast.Import):
-            paths = [alias.name.split(".") for alias in node.names if alias.name.split(".")[0] == "eoslib"]
-            found |= {path[1] if len(path) > 1 else "__init__" for path in paths}
-    return found
-
-
-def modules_behind(source: str, library: pathlib.Path) -> list[str]:
-    """Modules of the library whose code a notebook executes, directly or not; runs come to it as files."""
-    modules = {file.stem for file in library.glob("*.py")}
-    wanted, ahead = set(), imports(source, modules)
-    while ahead:
-        wanted |= ahead
-        through = ahead - set(INTERFACES)
-        behind = [imports((library / f"{name}.py").read_text(), modules) for name in through]
-        ahead = set().union(*behind) - wanted
-    return sorted(wanted - {"settings"})
+def modules_behind(code: str) -> list[str]:
+    """Modules of the packages whose code a notebook executes, directly or not; what lies behind runs comes as files."""
+    found = source.behind(*source.imports(code), stop=INTERFACES)
+    return [name for name in found if name not in TABLES]

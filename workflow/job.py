@@ -20,10 +20,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def run(arguments: list[str]) -> int:
-    """Compute one run file; the arguments are those of ``python -m eoslib.results run``."""
-    from eoslib import results
+    """Compute one run file; the arguments are those of ``python -m selfstab.runs``."""
+    from selfstab.runs import compute
 
-    return results.main(["run", *arguments])
+    return compute.main(arguments)
 
 
 def notebook(arguments: list[str]) -> int:
@@ -59,13 +59,13 @@ def collect(arguments: list[str]) -> int:
     parser.add_argument("--scale", required=True)
     asked = parser.parse_args(arguments)
 
-    from eoslib import reporting, results
+    from selfstab.records import paths, store
 
-    for record in (results.root() / asked.scale / "records").glob("*.json"):
+    for record in (paths.results_root() / asked.scale / "records").glob("*.json"):
         if record.stem not in asked.notebooks:
             print(f"{record.name} is of a notebook that is no longer there: removed")
             record.unlink()
-    claims, figures = reporting.collect(asked.scale)
+    claims, figures = store.collect(asked.scale)
     print(f"{len(claims)} claims, {len(figures)} figures")
     return 0
 
@@ -78,10 +78,10 @@ def book(arguments: list[str]) -> int:
 
     import chapters
 
-    from eoslib import results
+    from selfstab.records.paths import results_root
 
     try:
-        chapters.write_all(results.root(), asked.scale, ROOT / "book" / "chapters")
+        chapters.write_all(results_root(), asked.scale, ROOT / "book" / "chapters")
     except chapters.ChapterError as error:
         print(error)
         return 1

@@ -1,4 +1,4 @@
-"""The API reference: every module of ``eoslib`` in the order of the data flow, from its docstrings.
+"""The API reference: every module of the two rings in the order of the data flow, from its docstrings.
 
 The three-line interface comes first.  Fields of a named tuple or dataclass are documented where the code documents
 them, in the comment that trails the field.
@@ -19,36 +19,64 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 INTERFACE = ("sharpness", "track", "constrained_gradient_descent")
-MODULES = {  # in the order of the data flow; a module that is not listed follows under its own name
-    "objective": "A loss as a function of one flat vector, and its derivatives",
-    "eigen": "Leading eigenpairs of a symmetric operator",
-    "geometry": "The local geometry at a point",
-    "stable_set": "The stable set",
-    "dynamics": "One-step maps",
-    "diagnostics": "Checks of the assumptions",
-    "tracking": "Whole trajectories",
-    "training": "Plain training with a schedule",
-    "reduced": "The reduced dynamics of two coordinates",
-    "coupling": "The coupling theorem's error",
-    "settings": "Named experiments",
-    "data": "Data sets",
-    "models": "Networks",
-    "criteria": "Losses per sample",
-    "results": "Run files",
-    "reporting": "What notebooks record",
+RINGS = {  # each in the order of the data flow; a module that is not listed follows under its own name
+    "eoslib": {
+        "objective": "A loss as a function of one flat vector, and its derivatives",
+        "eigen": "Leading eigenpairs of a symmetric operator",
+        "geometry": "The local geometry at a point",
+        "sharpness": "The sharpness of any loss",
+        "rules": "Update rules and their edges",
+        "stable_set": "The stable set",
+        "constrained": "The constrained trajectory",
+        "loops": "A loop that JAX lacks",
+    },
+    "eoslib.trajectories": {
+        "descent": "Gradient descent with its sharpness",
+        "flow": "Gradient flow",
+        "prediction": "The predicted dynamics",
+        "approach": "The approach to the edge",
+        "assumptions": "Checks of the assumptions",
+        "variables": "Recorded variables",
+        "state": "All trajectories at one step",
+        "track": "Whole tracks",
+        "programs": "Compiled programs",
+    },
+    "selfstab": {
+        "settings": "Named experiments",
+        "chapters": "Runs of the chapters",
+        "networks": "Networks",
+        "criteria": "Losses per sample",
+        "data": "Data sets",
+        "experiment": "Experiments made concrete",
+        "theory.reduced": "The reduced dynamics of two coordinates",
+        "theory.families": "Random losses",
+        "theory.coupling": "The coupling theorem's error",
+        "runs.files": "Run files",
+        "runs.compute": "Runs computed",
+        "runs.quantities": "What is read off a run",
+        "page.page": "What a chapter shows and records",
+        "source": "The code behind something",
+    },
 }
 
 
 class ApiReference(SphinxDirective):
-    """Sections of the API page: the three-line interface, then one section per module that the library has."""
+    """Sections of the API page: the public names, then one section per module of the two rings."""
 
     def run(self) -> list[nodes.Node]:
-        found = {module.name for module in pkgutil.iter_modules(importlib.import_module("eoslib").__path__)}
         present = [
-            *(name for name in MODULES if name in found),
-            *sorted(found - set(MODULES)),
+            (f"{package}.{module}", title)
+            for package, modules in RINGS.items()
+            for module, title in (modules | self.unlisted(package, modules)).items()
         ]
-        return [self.interface(), *(self.module(name) for name in present)]
+        return [self.interface(), *(self.module(name, title) for name, title in present)]
+
+    def unlisted(self, package: str, modules: dict) -> dict[str, str]:
+        """Modules of the library that the table does not name."""
+        if package.startswith("selfstab"):
+            return {}
+        found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+        return {module.name: module.name for module in found if module.name not in modules and not module.ispkg}
 
     def section(self, title: str, identifier: str, *content: nodes.Node) -> nodes.section:
         section = nodes.section("", nodes.title("", title), *content, ids=[nodes.make_id(identifier)])
@@ -84,9 +112,9 @@ class ApiReference(SphinxDirective):
         told = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", sentence)
         return nodes.definition_list_item("", nodes.term("", "", link), nodes.definition("", nodes.paragraph("", told)))
 
-    def module(self, name: str) -> nodes.section:
-        code = f"```{{eval-rst}}\n.. automodule:: eoslib.{name}\n   :members:\n   :no-value:\n```"
-        return self.section(MODULES.get(name, name.capitalize()), f"api-{name}", *self.parsed(code))
+    def module(self, name: str, title: str) -> nodes.section:
+        code = f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :no-value:\n```"
+        return self.section(title, f"api-{name}", *self.parsed(code))
 
 
 def fields_of(thing: type) -> dict[str, str]:

@@ -15,6 +15,7 @@ from sphinx.errors import PycodeError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from selfstab import source
 from selfstab.records import store
 from selfstab.records.claims import SIGNS, holds
 from selfstab.records.paths import ROOT
@@ -283,13 +284,14 @@ class StatusReport(RecordDirective):
 
     def recorded(self) -> nodes.Node:
         """Every recorded run with its size, how long one direction told the whole story, its time and its machine."""
-        from eoslib import results, settings  # here alone: they take seconds to import
+        from selfstab import settings
+        from selfstab.runs import files  # here alone: it takes seconds to import
 
-        rows, runs = [], results.recordings()
+        rows, runs = [], files.recordings()
         if not runs:
             return nodes.paragraph("", "None is here.")
         for run in runs:
-            older = ", older code" if run.attrs["library_digest"] != results.library_digest() else ""
+            older = ", older code" if run.attrs["library_digest"] != source.numerical_digest() else ""
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
             threads = run.attrs["threads"]
             network, data, criterion = (
@@ -387,18 +389,20 @@ class ChapterRole(SphinxRole):
 
 
 class SourceRole(SphinxRole):
-    """The role ``source``: link from ``module.name`` to the line of the library's source where it is defined."""
+    """The role ``source``: link from ``package.module.name`` to the line where that is defined."""
 
     def run(self):
-        module, _, name = self.text.partition(".")
+        module, name = self.text, ""
+        while module and not source.file_of(module):
+            module, _, last = module.rpartition(".")
+            name = f"{last}.{name}".rstrip(".")
         try:
-            tags = ModuleAnalyzer.for_module(f"eoslib.{module}").find_tags()
-            line = tags[name][1]
-        except (PycodeError, KeyError):
-            told = self.inliner.reporter.error(f"eoslib has no {self.text!r} whose source could be shown")
+            line = ModuleAnalyzer.for_module(module).find_tags()[name][1]
+        except (PycodeError, KeyError, ValueError):
+            told = self.inliner.reporter.error(f"there is no {self.text!r} whose source could be shown")
             return [nodes.problematic(self.rawtext, self.rawtext)], [told]
-        up = "../" * self.env.docname.count("/")
-        listing = f"{up}_modules/eoslib/{module}.html#{name.partition('.')[0]}"  # members are listed with their class
+        up = "../" * self.env.docname.count("/")  # members are listed with their class
+        listing = f"{up}_modules/{module.replace('.', '/')}.html#{name.partition('.')[0]}"
         words = [nodes.literal("", self.text), nodes.Text(f" (line {line})")]
         return [nodes.reference("", "", *words, refuri=listing, internal=True, classes=["source"])], []
 

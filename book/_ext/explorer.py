@@ -96,7 +96,7 @@ def cycles(data) -> list[int]:
     """First steps of the self-stabilization cycles: entries into progressive sharpening, while δ exists."""
     import numpy as np
 
-    from eoslib import reduced
+    from selfstab.theory import reduced
 
     squared = np.asarray(data["delta_squared"], float)
     good = np.isfinite(squared) & (squared > 0) & np.isfinite(np.asarray(data["x"], float))
@@ -148,7 +148,7 @@ def export(data) -> dict:
 
 def title(attributes: dict) -> str:
     """A run in words: network, data, loss and learning rate."""
-    from eoslib import settings
+    from selfstab import settings
 
     setting = json.loads(attributes["setting"])
     words = (settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion"))
@@ -174,10 +174,10 @@ def provenance(attributes: dict) -> str:
 
 def files() -> list[Path]:
     """Run files: those recorded at paper scale, or, where there is none, those of quick scale."""
-    from eoslib import results
+    from selfstab.records.paths import results_root
 
     for scale in ("paper", "quick"):
-        found = sorted((results.root() / scale).glob("*.nc"))
+        found = sorted((results_root() / scale).glob("*.nc"))
         if found:
             return found
     return []
@@ -191,13 +191,13 @@ def load() -> list[dict]:
     Raises:
         ExtensionError: where a run file is damaged, with the file's name.
     """
-    from eoslib import results
+    from selfstab.runs import files as run_files
 
     runs = []
     for file in files():
         try:
-            data = results.load(file)
-        except results.SchemaError as error:
+            data = run_files.load(file)
+        except run_files.SchemaError as error:
             raise ExtensionError(str(error)) from None
         if "t" not in data.sizes or "x" not in data:
             continue

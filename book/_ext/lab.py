@@ -1,8 +1,8 @@
 """The self-stabilization lab's place in the book: its scripts on its page only, and a still figure that needs none.
 
 Directives: ``{lab}`` (the interactive part; its words for readers without scripts) and ``{lab-still}`` (the four stages
-of the toy loss, iterated by :mod:`eoslib.reduced` when the book is built and drawn as inline SVG, so that paper, both
-themes and screen readers get it).
+of the toy loss, iterated by :mod:`selfstab.theory.reduced` when the book is built and drawn as inline SVG, so that
+paper, both themes and screen readers get it).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def still_svg() -> str:
     """Inline SVG (720 by 430 units): x, sharpness and loss of the toy against the step, the stages shaded and named."""
     import numpy as np
 
-    from eoslib import reduced
+    from selfstab.theory import reduced
 
     rate, alpha, beta = STILL["learning_rate"], STILL["alpha"], STILL["beta"]
     x, y = (np.asarray(v, float) for v in reduced.iterate(*STILL_START, STILL_STEPS, **STILL))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from eoslib.geometry import epsilon
+from eoslib import geometry
 from selfstab.theory.reduced import cycle_starts
 
 
@@ -26,6 +26,6 @@ def cycles(run: xr.Dataset) -> np.ndarray:
     return cycle_starts(run.y.values)
 
 
-def smallness(run: xr.Dataset) -> xr.DataArray:
+def epsilon(run: xr.Dataset) -> xr.DataArray:
     """Return ε = η√α at every step (NaN where α < 0)."""
-    return epsilon(run.alpha.where(run.alpha >= 0), run.attrs["learning_rate"])
+    return geometry.epsilon(run.alpha.where(run.alpha >= 0), run.attrs["learning_rate"])
