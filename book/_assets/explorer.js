@@ -11,23 +11,19 @@
   const ORDER = ["flow", "gd", "constrained", "generalized", "predicted"]; // the last is drawn on top
   const NARROWEST = 8; // steps that a window holds at least
   const ROUND = [0, 1, 2, 3, 4, 5].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
+  // uPlot's own listeners, switched off: `follow` hears for it.
   const DEAF = Object.fromEntries(["down", "move", "enter", "leave"].map((name) => [`mouse${name}`, () => null]));
+
+  const on = (node, name, act) => (node.addEventListener(name, act), node);
 
   /** Fetch a run's script once; resolves to its data. */
   function fetchRun(run) {
-    const known = (window.eosRuns || {})[run.key];
-    if (known) return Promise.resolve(known);
     return new Promise((resolve, reject) => {
-      const script = element("script", { src: here + run.file });
-      script.onload = () => resolve(window.eosRuns[run.key]);
-      script.onerror = () => reject(new Error(`the data of the run ${run.title} cannot be read`));
+      const found = () => resolve(window.eosRuns[run.key]);
+      if (window.eosRuns?.[run.key]) return found();
+      const script = on(on(element("script", { src: here + run.file }), "load", found), "error", reject);
       document.head.append(script);
     });
-  }
-
-  function on(node, name, act) {
-    node.addEventListener(name, act);
-    return node;
   }
 
   /** Report what a mouse, pen or finger does over a plot ("down", "move", "up" or "cancel"), and at which step. */
@@ -65,6 +61,10 @@
     build() {
       const chip = (attributes, act, ...inside) =>
         on(element("button", { type: "button", class: "exp-chip", ...attributes }, ...inside), "click", act);
+      const toggle = (attributes, flip, ...inside) => chip(attributes, () => {
+        flip();
+        this.draw();
+      }, ...inside);
       const group = (kind, label, ...inside) => element("div", { class: `exp-${kind}`, role: "group", "aria-label": label }, ...inside);
       const field = (id, name, act) => {
         const output = element("output", { for: `exp-${id}` });
@@ -75,14 +75,9 @@
       const select = element("select", { id: "exp-run" }, ...this.runs.map((run, i) => element("option", { value: i }, run.title)));
       on(select, "change", () => this.choose(Number(select.value)));
       this.origin = element("p", { class: "exp-provenance" });
-      this.chips = new Map(Object.entries(this.who).map(([who, name]) => [who, chip({ class: `exp-chip exp-${who}`, "data-who": who }, () => {
-        if (!this.shown.delete(who)) this.shown.add(who);
-        this.draw();
-      }, element("i"), name)]));
-      this.meanChip = chip({ id: "exp-mean" }, () => {
-        this.mean = !this.mean;
-        this.draw();
-      }, "two-step means");
+      this.chips = new Map(Object.entries(this.who).map(([who, name]) => [who, toggle({ class: `exp-chip exp-${who}`, "data-who": who },
+        () => this.shown.delete(who) || this.shown.add(who), element("i"), name)]));
+      this.meanChip = toggle({ id: "exp-mean" }, () => (this.mean = !this.mean), "two-step means");
       this.panes = element("div", { id: "exp-panels", class: "exp-card", role: "img" });
       this.overview = element("div", { id: "exp-strip", class: "exp-card", role: "img" });
       this.from = field("from", "from step", (v) => this.look(Math.min(v, this.top - NARROWEST), Math.max(this.end, v + NARROWEST)));
@@ -105,12 +100,12 @@
     async choose(index) {
       const run = this.runs[index];
       this.origin.textContent = run.provenance;
-      try {
-        this.data = await fetchRun(run);
-      } catch (error) {
-        this.origin.textContent = `Sorry: ${error.message}.`;
+      const data = await fetchRun(run).catch(() => null);
+      if (!data) {
+        this.origin.textContent = `Sorry: the data of the run ${run.title} cannot be read.`;
         return;
       }
+      this.data = data;
       this.steps = Array.from({ length: this.data.steps }, (_, t) => t);
       this.top = this.data.steps - 1;
       this.cursor ??= Math.round(this.top / 4);
@@ -263,7 +258,7 @@
       const colour = (name) => style.getPropertyValue(`--${name}`).trim();
       const narrow = this.width < 520;
       const axis = { stroke: colour("ink-soft"), font: `11px ${style.fontFamily}`, grid: { show: false }, ticks: { show: false } };
-      const x = { ...axis, space: narrow ? 70 : 90, size: 20, gap: 4, incrs: ROUND, values: (_, at) => at.map(String),
+      const x = { ...axis, space: narrow ? 50 : 80, size: 20, gap: 4, incrs: ROUND, values: (_, at) => at.map(String),
         label: "steps after the instability", labelSize: 18, labelGap: 0, labelFont: `12px ${style.fontFamily}` };
       const y = { ...axis, space: 22, size: narrow ? 46 : 58, gap: 6, grid: { stroke: colour("exp-grid"), width: 0.5 }, values: (_, at) => at.map((v) => show(v, 4)) };
       const range = (_, low, high) => {
@@ -271,9 +266,9 @@
         return [(low ?? 0) - pad, (high ?? 0) + pad];
       };
       const plot = (box, height, [min, max], axes, curves, cursor) => new window.uPlot({
-        width: this.panes.firstChild.clientWidth, height, axes, cursor, padding: [4, 10, 0, 0], legend: { show: false },
+        width: this.panes.firstChild.clientWidth, height, axes, cursor, padding: [6, 10, axes[0].show ? 0 : 6, 0], legend: { show: false },
         scales: { x: { time: false, min, max }, y: { range } },
-        series: [{}, ...curves.map(({ values, ...look }) => ({ points: { show: false }, ...look }))],
+        series: [{}, ...curves.map(({ values, ...look }) => ({ pxAlign: 0, points: { show: false }, ...look }))],
       }, [this.steps, ...curves.map(({ values }) => values)], box);
 
       this.panes.replaceChildren(...this.panels.map(({ title, mean, level = "" }) =>
@@ -287,7 +282,7 @@
         }));
         const dot = (paint) => (u, s) => (s > levels.length ? paint(u.series[s]) : "transparent"); // levels have none
         const points = { size: 8, width: 1.5, fill: dot((curve) => curve.stroke()), stroke: dot(() => colour("exp-card")) };
-        const made = plot(this.panes.children[i], (narrow ? 100 : 112) + (last ? 38 : 0), [this.begin, this.end],
+        const made = plot(this.panes.children[i], (narrow ? 104 : 118) + (last ? 32 : 0), [this.begin, this.end],
           [{ ...x, show: last }, y], [...levels, ...curves], { y: false, dataIdx: (u, s, t) => t, bind: DEAF, points });
         follow(made, this.brush.bind(this));
         on(made.over, "dblclick", () => this.look(0, this.top));
@@ -300,10 +295,6 @@
     }
   }
 
-  function start() {
-    const [root, source] = ["explorer", "explorer-data"].map((id) => document.getElementById(id));
-    if (root && source) window.eosExplorer = new Explorer(root, JSON.parse(source.textContent));
-  }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  const root = document.getElementById("explorer");
+  if (root) window.eosExplorer = new Explorer(root, JSON.parse(document.getElementById("explorer-data").textContent));
 })();

@@ -7,6 +7,7 @@ draws them, is copied out of the pinned package ``youplot``, whose own code is n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import itertools
@@ -60,7 +61,7 @@ def left(data, prediction: str) -> int:
     if f"{prediction}_x" not in data:
         return int(data.sizes["t"])
     inside = np.abs(data[f"{prediction}_x"].values) <= 10 * np.nanmax(np.abs(data["x"].values))
-    return len(inside) if inside.all() else int(np.argmin(inside))
+    return int(np.argmin(np.append(inside, False)))
 
 
 def export(data) -> dict:
@@ -146,15 +147,14 @@ def take_uplot(assets: Path) -> None:
     Raises:
         ExtensionError: where the package is absent or carries other bytes than those of :data:`UPLOT`.
     """
-    try:
+    files = []
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         files = importlib.metadata.files("youplot") or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ExtensionError("the package youplot, which carries uPlot, is not installed; see CONTRIBUTING") from None
     (assets / "vendor" / "uplot").mkdir(parents=True, exist_ok=True)
     for name, digest in UPLOT.items():
         content = next((Path(str(file.locate())).read_bytes() for file in files if file.name == name), b"")
         if hashlib.sha256(content).hexdigest() != digest:
-            raise ExtensionError(f"the installed youplot has no {name} of uPlot 1.6.31 (its checksum differs)")
+            raise ExtensionError(f"no installed youplot has the {name} of this checksum; `make book` installs it")
         (assets / "vendor" / "uplot" / name).write_bytes(content)
 
 

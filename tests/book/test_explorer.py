@@ -280,3 +280,21 @@ def test_on_a_phone_everything_is_inside(page_of):
     assert page.evaluate("() => document.documentElement.scrollWidth") == PHONE["width"]
     boxes = page.locator("#explorer > *").evaluate_all("all => all.map((each) => each.getBoundingClientRect().right)")
     assert max(boxes) <= PHONE["width"]
+
+
+def test_brush_by_finger(page_of):
+    """A finger's drag chooses a window too, although uPlot hears the mouse alone."""
+    page = page_of(viewport=PHONE, has_touch=True)
+    start, goal = (
+        place(page, "plots.0", page.evaluate("(part) => part * eosExplorer.top", part)) for part in (0.2, 0.6)
+    )
+    fingers = page.context.new_cdp_session(page)
+    for kind, x in [
+        ("touchStart", start[0]),
+        *(("touchMove", x) for x in np.linspace(start[0], goal[0], 6)),
+        ("touchEnd", 0),
+    ]:
+        points = [] if kind == "touchEnd" else [{"x": float(x), "y": start[1]}]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    top = page.evaluate("() => eosExplorer.top")
+    assert window(page) == pytest.approx((0.2 * top, 0.6 * top), abs=2)
