@@ -95,6 +95,24 @@ def export(data) -> dict:
 
 
 def title(attributes: dict) -> str:
+    """Return a run in words: network, data, loss and learning rate."""
+    setting = json.loads(attributes["setting"])
+    words = (settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion"))
+    return f"{', '.join(words)}, η = {setting['learning_rate']:g}, seed {int(attributes['seed'])}"
+
+
+def provenance(attributes: dict) -> str:
+    """Return scale, size, machine, time and code of a run."""
+    setting = json.loads(attributes["setting"])
+    return (
+        f"{attributes['scale']} scale; {setting['n']} samples, width {setting['width']}; "
+        f"instability at step {int(attributes['instability_step'])}; "
+        f"{attributes['device']}, {plural(int(attributes['threads']), 'thread')}; "
+        f"{float(attributes['seconds']):.0f} s of computing; {attributes['date']}; "
+        f"commit {str(attributes['commit'])[:9]}; library {attributes['library_digest']}"
+    )
+
+
 def load() -> list[dict]:
     """Return every run that was followed beyond the instability: key, title, provenance, file and script.
 
