@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 from docutils import nodes
 from docutils.statemachine import StringList
+from docutils.utils import smartquotes
 from sphinx.util.docutils import SphinxDirective
 
 from selfstab.records import words
@@ -45,7 +46,16 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-TEMPLATES.filters |= {"inline": inline, "plain": plain, "quoted": quoted}
+def typographic(text: str) -> str:
+    """Return plain text with the quotes and dashes that Sphinx gives to prose, for templates that write HTML.
+
+    >>> typographic('the "edge" -- near')
+    'the “edge” – near'
+    """
+    return smartquotes.smartyPants(text, "qDe")
+
+
+TEMPLATES.filters |= {"typographic": typographic, "inline": inline, "plain": plain, "quoted": quoted}
 TEMPLATES.filters |= {"with_spread": words.with_spread, "provenance_line": words.provenance_line}
 TEMPLATES.globals |= {"signs": SIGNS, "figure_files": FIGURE_FILES}
 
