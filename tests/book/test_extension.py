@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import doctest
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 
 from eoslib import results as run_files
@@ -79,7 +81,8 @@ def build(tmp_path: Path, text: str, results: Path) -> tuple[int, str, str]:
     (source / "conf.py").write_text(
         f"import sys; sys.path.insert(0, {str(EXTENSIONS)!r})\n"
         "extensions = ['myst_parser', 'sphinx.ext.mathjax', 'eosbook']\n"
-        "myst_enable_extensions = ['substitution', 'dollarmath']\nhtml_theme = 'basic'\n"
+        "myst_enable_extensions = ['attrs_block', 'attrs_inline', 'colon_fence', 'dollarmath', 'substitution']\n"
+        "html_theme = 'basic'\n"
         "html_static_path = ['_assets']\nmathjax_path = 'vendor/mathjax/tex-svg.js'\n"
         "exclude_patterns = ['_generated', '_assets']\n"
     )
@@ -223,3 +226,11 @@ def test_a_published_chapter_opens_where_it_runs(monkeypatch):
         "Binder": f"https://mybinder.org/v2/gh/somebody/a-book/next?urlpath=lab/tree/notebooks/{NOTEBOOK}.ipynb",
         "Source": f"https://github.com/somebody/a-book/blob/next/notebooks/{NOTEBOOK}.ipynb",
     }
+
+
+@pytest.mark.parametrize("name", ["directives", "generated"])
+def test_examples_in_docstrings(monkeypatch, name):
+    monkeypatch.syspath_prepend(str(EXTENSIONS))
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    assert not failed
+    assert tried
