@@ -1,12 +1,13 @@
 """The book's own Sphinx extension: quoted numbers, generated pages and local scripts.
 
 At the start of a build it loads the records (``records.py``) into MyST substitutions, so that prose quotes computed
-numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file
-that the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives: ``directives.py``, ``api.py``.
+numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes MathJax and the text
+fonts out of pinned packages, because nothing of third parties is committed.  Directives: ``directives.py``, ``api.py``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -17,29 +18,65 @@ from pathlib import Path
 import api
 import directives
 import records
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from fontTools.varLib import instancer
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 
-def take_mathjax(assets: Path) -> None:
-    """Copy ``tex-svg.js`` out of the pinned package into ``_assets/vendor/mathjax`` (never committed).
+#: File in the vendored folder, package, file in it. Text, its italic, and what surrounds the text; see book.css.
+FONTS = (
+    ("literata.woff", "fontpkg-literata", "Literata[opsz,wght].ttf"),
+    ("literata-italic.woff", "fontpkg-literata", "Literata-Italic[opsz,wght].ttf"),
+    ("inter.woff", "fontpkg-inter", "Inter[opsz,wght].ttf"),
+)
+#: Latin, Greek, super- and subscripts, punctuation, arrows and mathematical signs; other signs are the reader's fonts'.
+SIGNS = ((0x20, 0x17F), (0x370, 0x3FF), (0x1D62, 0x1D6A), (0x2010, 0x214F), (0x2190, 0x22FF), (0x2713, 0x2717))
+AXES = {"opsz": 14, "wght": (400, 700)}
+
+
+def packaged(package: str, name: str) -> Path:
+    """Path of a file that an installed package carries.
 
     Raises:
         ExtensionError: where the package or the file is absent.
     """
-    target = assets / "vendor" / "mathjax" / "tex-svg.js"
-    try:
-        files = importlib.metadata.files("sphinx-mathjax-offline") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    source = next((file.locate() for file in files if file.name == "tex-svg.js"), None)
-    if source is None:
-        raise ExtensionError(
-            "the package sphinx-mathjax-offline with its tex-svg.js is not installed; `make book` installs it"
-        )
-    if not target.is_file() or target.stat().st_size != Path(source).stat().st_size:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(package) or []:
+            if file.name == name:
+                return Path(file.locate())
+    raise ExtensionError(f"the package {package} with its {name} is not installed; `make book` installs it")
+
+
+def take_mathjax(assets: Path) -> None:
+    """Copy ``tex-svg.js`` out of its package into ``_assets/vendor/mathjax``."""
+    source, target = packaged("sphinx-mathjax-offline", "tex-svg.js"), assets / "vendor" / "mathjax" / "tex-svg.js"
+    if not target.is_file() or target.stat().st_size != source.stat().st_size:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def take_fonts(assets: Path) -> None:
+    """Cut the fonts down to the signs and weights of a book, a tenth of their size, into ``_assets/vendor/fonts``."""
+    folder = assets / "vendor" / "fonts"
+    versions = [(package, importlib.metadata.version(package)) for package in ("fonttools", *(row[1] for row in FONTS))]
+    recipe, made_by = repr((FONTS, SIGNS, AXES, versions)), folder / "recipe.txt"
+    if made_by.is_file() and made_by.read_text(encoding="utf-8") == recipe:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    options = subset.Options(hinting=False, notdef_outline=True)
+    options.layout_features += ["lnum", "tnum"]
+    for target, package, name in FONTS:
+        font = TTFont(packaged(package, name), recalcTimestamp=False)
+        cut = subset.Subsetter(options)
+        cut.populate(unicodes=[sign for first, last in SIGNS for sign in range(first, last + 1)])
+        cut.subset(font)
+        font = instancer.instantiateVariableFont(font, AXES, inplace=True)
+        font.flavor = "woff"
+        font.save(folder / target)
+        shutil.copyfile(packaged(package, "LICENSE"), folder / f"{package}-LICENSE.txt")
+    made_by.write_text(recipe, encoding="utf-8")
 
 
 def copy_figures(found: records.Records, target: Path) -> None:
@@ -52,9 +89,11 @@ def copy_figures(found: records.Records, target: Path) -> None:
 
 
 def prepare(app: Sphinx, config) -> None:
-    """Before anything is read: records into substitutions and figures, MathJax into the assets."""
+    """Before anything is read: records into substitutions and figures, MathJax and fonts into the assets."""
     source = Path(app.srcdir)
     take_mathjax(source / "_assets")
+    if "book.css" in config.html_css_files:  # which asks for them
+        take_fonts(source / "_assets")
     try:
         found = records.load()
         shutil.rmtree(source / "_generated", ignore_errors=True)
