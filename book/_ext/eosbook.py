@@ -24,7 +24,6 @@ from fontTools.varLib import instancer
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-
 #: File in the vendored folder, package, file in it. Text, its italic, and what surrounds the text; see book.css.
 FONTS = (
     ("literata.woff", "fontpkg-literata", "Literata[opsz,wght].ttf"),
@@ -34,6 +33,7 @@ FONTS = (
 #: Latin, Greek, super- and subscripts, punctuation, arrows and mathematical signs; other signs are the reader's fonts'.
 SIGNS = ((0x20, 0x17F), (0x370, 0x3FF), (0x1D62, 0x1D6A), (0x2010, 0x214F), (0x2190, 0x22FF), (0x2713, 0x2717))
 AXES = {"opsz": 14, "wght": (400, 700)}
+FEATURES = ["ccmp", "kern", "liga", "locl", "lnum", "mark", "mkmk", "tnum"]
 
 
 def packaged(package: str, name: str) -> Path:
@@ -61,12 +61,12 @@ def take_fonts(assets: Path) -> None:
     """Cut the fonts down to the signs and weights of a book, a tenth of their size, into ``_assets/vendor/fonts``."""
     folder = assets / "vendor" / "fonts"
     versions = [(package, importlib.metadata.version(package)) for package in ("fonttools", *(row[1] for row in FONTS))]
-    recipe, made_by = repr((FONTS, SIGNS, AXES, versions)), folder / "recipe.txt"
+    recipe, made_by = repr((FONTS, SIGNS, AXES, FEATURES, versions)), folder / "recipe.txt"
     if made_by.is_file() and made_by.read_text(encoding="utf-8") == recipe:
         return
     folder.mkdir(parents=True, exist_ok=True)
     options = subset.Options(hinting=False, notdef_outline=True)
-    options.layout_features += ["lnum", "tnum"]
+    options.layout_features = FEATURES
     for target, package, name in FONTS:
         font = TTFont(packaged(package, name), recalcTimestamp=False)
         cut = subset.Subsetter(options)
@@ -145,16 +145,22 @@ def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict,
     )
 
 
-def mathjax_where_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Jupyter Book loads MathJax's 2 MB on every page; here only pages that have a formula themselves load it."""
-    if not app.env.get_domain("math").data["has_equations"].get(pagename):
-        # MathJax's configuration is a script without a file.
-        context["script_files"] = [
-            script
-            for script in context["script_files"]
-            if not str(script.filename).endswith(app.config.mathjax_path)
-            and "MathJax" not in (script.attributes.get("body") or "")
-        ]
+#: Style sheets and scripts of extensions, by a part of their names, and the mark of a page that needs them.
+NEEDED_BY = {"sphinx-design": "sd-", "design-tabs": "sd-tab", "mystnb": 'class="cell', "proof.css": 'class="proof'}
+
+
+def only_what_is_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Leave out the files of extensions, and the 2 MB of MathJax, where a page has no use for them."""
+    formulas, body = app.env.get_domain("math").data["has_equations"].get(pagename), context.get("body") or ""
+
+    def used(file) -> bool:
+        name = str(file.filename)
+        if name.endswith(app.config.mathjax_path) or "MathJax" in (file.attributes.get("body") or ""):
+            return bool(formulas)  # MathJax's configuration is a script without a file
+        return all(mark in body for part, mark in NEEDED_BY.items() if part in name)
+
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context.get(kind, ()) if used(file)]
 
 
 def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
@@ -179,7 +185,7 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("comments_config", {}, "", types=(dict,))
     # Before MyST turns its options into a parser configuration.
     app.connect("config-inited", prepare, priority=100)
-    app.connect("html-page-context", mathjax_where_used, priority=900)
+    app.connect("html-page-context", only_what_is_used, priority=900)
     app.connect("html-page-context", repair_markup)
     app.connect("html-page-context", launch_buttons, priority=900)
     directives.setup(app)
