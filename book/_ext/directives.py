@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import html
 import json
 import os
 from pathlib import Path
@@ -61,17 +62,11 @@ class StoryFigure(RecordDirective):
         figure = figures[name]
         image = nodes.image(uri=f"/_generated/figures/{name}.png", alt=figure["alt"], loading="eager")
         picture = nodes.container("", image, classes=["figure-card"])
-        told = nodes.paragraph("", provenance_line(figure["provenance"]), classes=["provenance"])
         caption = nodes.paragraph("", plain(figure["caption"]), classes=["figure-caption"])
-        return [
-            nodes.container(
-                "",
-                picture,
-                caption,
-                told,
-                classes=["story"],
-            )
-        ]
+        # Cut at one line where the page is to fit the first screen: the whole is its title.
+        line = html.escape(provenance_line(figure["provenance"]))
+        told = nodes.raw("", f'<p class="provenance" title="{line}">{line}</p>', format="html")
+        return [nodes.container("", picture, caption, told, classes=["story"])]
 
 
 #: What stands for a formula's signs in plain text.

@@ -1,12 +1,13 @@
 """The book's own Sphinx extension: quoted numbers, generated pages and local scripts.
 
 At the start of a build it loads the records (``selfstab.records``) into MyST substitutions, so that prose quotes
-computed numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one
-MathJax file that the book needs out of the pinned package ``sphinx-mathjax-offline``.
+computed numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes MathJax and
+the text fonts out of pinned packages, because nothing of third parties is committed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -14,6 +15,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from fontTools.varLib import instancer
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -27,26 +31,59 @@ from selfstab.records import store
 from selfstab.records.claims import holds
 from selfstab.records.words import as_text
 
+#: File in the vendored folder, package, file in it. Text, its italic, and what surrounds the text; see book.css.
+FONTS = (
+    ("literata.woff", "fontpkg-literata", "Literata[opsz,wght].ttf"),
+    ("literata-italic.woff", "fontpkg-literata", "Literata-Italic[opsz,wght].ttf"),
+    ("inter.woff", "fontpkg-inter", "Inter[opsz,wght].ttf"),
+)
+#: Latin, Greek, super- and subscripts, punctuation, arrows and mathematical signs; other signs are the reader's fonts'.
+SIGNS = ((0x20, 0x17F), (0x370, 0x3FF), (0x1D62, 0x1D6A), (0x2010, 0x214F), (0x2190, 0x22FF), (0x2713, 0x2717))
+AXES = {"opsz": 14, "wght": (400, 700)}
+FEATURES = ["ccmp", "kern", "liga", "locl", "lnum", "mark", "mkmk", "tnum"]
 
-def take_mathjax(assets: Path) -> None:
-    """Copy ``tex-svg.js`` out of the pinned package into ``_assets/vendor/mathjax`` (never committed).
+
+def packaged(package: str, name: str) -> Path:
+    """Path of a file that an installed package carries.
 
     Raises:
         ExtensionError: where the package or the file is absent.
     """
-    target = assets / "vendor" / "mathjax" / "tex-svg.js"
-    try:
-        files = importlib.metadata.files("sphinx-mathjax-offline") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    source = next((file.locate() for file in files if file.name == "tex-svg.js"), None)
-    if source is None:
-        raise ExtensionError(
-            "the package sphinx-mathjax-offline with its tex-svg.js is not installed; `make book` installs it"
-        )
-    if not target.is_file() or target.stat().st_size != Path(source).stat().st_size:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(package) or []:
+            if file.name == name:
+                return Path(file.locate())
+    raise ExtensionError(f"the package {package} with its {name} is not installed; `make book` installs it")
+
+
+def take_mathjax(assets: Path) -> None:
+    """Copy ``tex-svg.js`` out of its package into ``_assets/vendor/mathjax``."""
+    source, target = packaged("sphinx-mathjax-offline", "tex-svg.js"), assets / "vendor" / "mathjax" / "tex-svg.js"
+    if not target.is_file() or target.stat().st_size != source.stat().st_size:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def take_fonts(assets: Path) -> None:
+    """Cut the fonts down to the signs and weights of a book, a tenth of their size, into ``_assets/vendor/fonts``."""
+    folder = assets / "vendor" / "fonts"
+    versions = [(package, importlib.metadata.version(package)) for package in ("fonttools", *(row[1] for row in FONTS))]
+    recipe, made_by = repr((FONTS, SIGNS, AXES, FEATURES, versions)), folder / "recipe.txt"
+    if made_by.is_file() and made_by.read_text(encoding="utf-8") == recipe:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    options = subset.Options(hinting=False, notdef_outline=True)
+    options.layout_features = FEATURES
+    for target, package, name in FONTS:
+        font = TTFont(packaged(package, name), recalcTimestamp=False)
+        cut = subset.Subsetter(options)
+        cut.populate(unicodes=[sign for first, last in SIGNS for sign in range(first, last + 1)])
+        cut.subset(font)
+        font = instancer.instantiateVariableFont(font, AXES, inplace=True)
+        font.flavor = "woff"
+        font.save(folder / target)
+        shutil.copyfile(packaged(package, "LICENSE"), folder / f"{package}-LICENSE.txt")
+    made_by.write_text(recipe, encoding="utf-8")
 
 
 def copy_figures(found: store.Records, target: Path) -> None:
@@ -79,9 +116,11 @@ def substitutions(records: store.Records) -> dict[str, str]:
 
 
 def prepare(app: Sphinx, config) -> None:
-    """Before anything is read: records into substitutions and figures, MathJax into the assets."""
+    """Before anything is read: records into substitutions and figures, MathJax and fonts into the assets."""
     source = Path(app.srcdir)
     take_mathjax(source / "_assets")
+    if "book.css" in config.html_css_files:  # which asks for them
+        take_fonts(source / "_assets")
     try:
         found = store.load()
         shutil.rmtree(source / "_generated", ignore_errors=True)
@@ -133,16 +172,22 @@ def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict,
     )
 
 
-def mathjax_where_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Jupyter Book loads MathJax's 2 MB on every page; here only pages that have a formula themselves load it."""
-    if not app.env.get_domain("math").data["has_equations"].get(pagename):
-        # MathJax's configuration is a script without a file.
-        context["script_files"] = [
-            script
-            for script in context["script_files"]
-            if not str(script.filename).endswith(app.config.mathjax_path)
-            and "MathJax" not in (script.attributes.get("body") or "")
-        ]
+#: Style sheets and scripts of extensions, by a part of their names, and the mark of a page that needs them.
+NEEDED_BY = {"sphinx-design": "sd-", "design-tabs": "sd-tab", "mystnb": 'class="cell', "proof.css": 'class="proof'}
+
+
+def only_what_is_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Leave out the files of extensions, and the 2 MB of MathJax, where a page has no use for them."""
+    formulas, body = app.env.get_domain("math").data["has_equations"].get(pagename), context.get("body") or ""
+
+    def used(file) -> bool:
+        name = str(file.filename)
+        if name.endswith(app.config.mathjax_path) or "MathJax" in (file.attributes.get("body") or ""):
+            return bool(formulas)  # MathJax's configuration is a script without a file
+        return all(mark in body for part, mark in NEEDED_BY.items() if part in name)
+
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context.get(kind, ()) if used(file)]
 
 
 def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
@@ -165,7 +210,7 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("comments_config", {}, "", types=(dict,))
     # Before MyST turns its options into a parser configuration.
     app.connect("config-inited", prepare, priority=100)
-    app.connect("html-page-context", mathjax_where_used, priority=900)
+    app.connect("html-page-context", only_what_is_used, priority=900)
     app.connect("html-page-context", repair_markup)
     app.connect("html-page-context", launch_buttons, priority=900)
     directives.setup(app)
