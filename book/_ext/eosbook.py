@@ -7,17 +7,12 @@ the text fonts out of pinned packages, because nothing of third parties is commi
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
-from fontTools import subset
-from fontTools.ttLib import TTFont
-from fontTools.varLib import instancer
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -26,64 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import api
 import directives
+import vendored
 
 from selfstab.records import store
 from selfstab.records.claims import holds
 from selfstab.records.words import as_text
-
-#: File in the vendored folder, package, file in it. Text, its italic, and what surrounds the text; see book.css.
-FONTS = (
-    ("literata.woff", "fontpkg-literata", "Literata[opsz,wght].ttf"),
-    ("literata-italic.woff", "fontpkg-literata", "Literata-Italic[opsz,wght].ttf"),
-    ("inter.woff", "fontpkg-inter", "Inter[opsz,wght].ttf"),
-)
-#: Latin, Greek, super- and subscripts, punctuation, arrows and mathematical signs; other signs are the reader's fonts'.
-SIGNS = ((0x20, 0x17F), (0x370, 0x3FF), (0x1D62, 0x1D6A), (0x2010, 0x214F), (0x2190, 0x22FF), (0x2713, 0x2717))
-AXES = {"opsz": 14, "wght": (400, 700)}
-FEATURES = ["ccmp", "kern", "liga", "locl", "lnum", "mark", "mkmk", "tnum"]
-
-
-def packaged(package: str, name: str) -> Path:
-    """Path of a file that an installed package carries.
-
-    Raises:
-        ExtensionError: where the package or the file is absent.
-    """
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files(package) or []:
-            if file.name == name:
-                return Path(file.locate())
-    raise ExtensionError(f"the package {package} with its {name} is not installed; `make book` installs it")
-
-
-def take_mathjax(assets: Path) -> None:
-    """Copy ``tex-svg.js`` out of its package into ``_assets/vendor/mathjax``."""
-    source, target = packaged("sphinx-mathjax-offline", "tex-svg.js"), assets / "vendor" / "mathjax" / "tex-svg.js"
-    if not target.is_file() or target.stat().st_size != source.stat().st_size:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def take_fonts(assets: Path) -> None:
-    """Cut the fonts down to the signs and weights of a book, a tenth of their size, into ``_assets/vendor/fonts``."""
-    folder = assets / "vendor" / "fonts"
-    versions = [(package, importlib.metadata.version(package)) for package in ("fonttools", *(row[1] for row in FONTS))]
-    recipe, made_by = repr((FONTS, SIGNS, AXES, FEATURES, versions)), folder / "recipe.txt"
-    if made_by.is_file() and made_by.read_text(encoding="utf-8") == recipe:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    options = subset.Options(hinting=False, notdef_outline=True)
-    options.layout_features = FEATURES
-    for target, package, name in FONTS:
-        font = TTFont(packaged(package, name), recalcTimestamp=False)
-        cut = subset.Subsetter(options)
-        cut.populate(unicodes=[sign for first, last in SIGNS for sign in range(first, last + 1)])
-        cut.subset(font)
-        font = instancer.instantiateVariableFont(font, AXES, inplace=True)
-        font.flavor = "woff"
-        font.save(folder / target)
-        shutil.copyfile(packaged(package, "LICENSE"), folder / f"{package}-LICENSE.txt")
-    made_by.write_text(recipe, encoding="utf-8")
 
 
 def copy_figures(found: store.Records, target: Path) -> None:
@@ -118,9 +60,9 @@ def substitutions(records: store.Records) -> dict[str, str]:
 def prepare(app: Sphinx, config) -> None:
     """Before anything is read: records into substitutions and figures, MathJax and fonts into the assets."""
     source = Path(app.srcdir)
-    take_mathjax(source / "_assets")
+    vendored.take_scripts(source / "_assets")
     if "book.css" in config.html_css_files:  # which asks for them
-        take_fonts(source / "_assets")
+        vendored.take_fonts(source / "_assets")
     try:
         found = store.load()
         shutil.rmtree(source / "_generated", ignore_errors=True)

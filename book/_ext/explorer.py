@@ -7,9 +7,7 @@ draws them, is copied out of the pinned package ``youplot``, whose own code is n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import shutil
@@ -30,11 +28,6 @@ from selfstab.runs.quantities import cycles
 
 PAGE = "explorer"
 FOLDER = "runs"  # under _static of the built book
-#: Files of uPlot 1.6.31 as its author publishes them, with their SHA-256: any package that carries these bytes will do.
-UPLOT = {
-    "uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
-    "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
-}
 
 #: The trajectories, in the page's order.
 WHO = {
@@ -145,23 +138,6 @@ def load() -> list[dict]:
     return [run for *_, run in sorted(runs, key=lambda entry: entry[:2])]
 
 
-def take_uplot(assets: Path) -> None:
-    """Copy uPlot's script and style to ``_assets/vendor/uplot``.
-
-    Raises:
-        ExtensionError: where the package is absent or carries other bytes than those of :data:`UPLOT`.
-    """
-    files = []
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        files = importlib.metadata.files("youplot") or []
-    (assets / "vendor" / "uplot").mkdir(parents=True, exist_ok=True)
-    for name, digest in UPLOT.items():
-        content = next((Path(str(file.locate())).read_bytes() for file in files if file.name == name), b"")
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise ExtensionError(f"no installed youplot has the {name} of this checksum; `make book` installs it")
-        (assets / "vendor" / "uplot" / name).write_bytes(content)
-
-
 class ExplorerDirective(SphinxDirective):
     """The explorer's place on the page, with the list of runs and the table of panels as inert JSON."""
 
@@ -180,7 +156,6 @@ class ExplorerDirective(SphinxDirective):
 
 
 def prepare(app: Sphinx, config) -> None:
-    take_uplot(Path(app.srcdir) / "_assets")
     config.explorer_runs = load()
 
 

@@ -8,10 +8,8 @@ the book is built and is never committed.
 from __future__ import annotations
 
 import cmath
-import importlib.metadata
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pybtex.database
@@ -42,24 +40,6 @@ RELATIONS = {
     "uses": "uses it or its condition",
     "theme": "shares its theme",  # nothing more is known or claimed
 }
-
-
-def take_vis_network(assets: Path) -> None:
-    """Copy the newest vis-network script that ``pyvis`` carries to ``_assets/vendor/vis-network``.
-
-    Raises:
-        ExtensionError: where the package or the file is absent.
-    """
-    try:
-        files = importlib.metadata.files("pyvis") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    # Folders are named vis-9.0.4, vis-9.1.2.
-    found = sorted((file for file in files if file.name == "vis-network.min.js"), key=lambda file: file.parent.name)
-    if not found:
-        raise ExtensionError("the package pyvis with its vis-network.min.js is not installed; `make book` installs it")
-    (assets / SCRIPT).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(found[-1].locate(), assets / SCRIPT)
 
 
 def shown(entry: pybtex.database.Entry) -> dict:
@@ -166,7 +146,6 @@ class Literature(Generated):
 
 def prepare(app: Sphinx, config) -> None:
     source = Path(app.srcdir)
-    take_vis_network(source / "_assets")
     config.literature = load(source / SOURCE)
 
 
