@@ -18,8 +18,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "eoslib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LIBRARY_PROJECT = tomllib.loads((LIBRARY / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
-EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 #: From low to high; a module imports only what stands lower.
 LAYERS = (
@@ -58,15 +58,24 @@ def test_one_version_for_every_python(name):
     assert ";" not in lines[0], "a marker would leave some Python without it"
 
 
-def test_lock_holds_what_the_project_asks_for():
+def test_lock_holds_what_the_two_projects_ask_for():
     from packaging.requirements import Requirement
 
-    asked = PROJECT["project"]["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
-    assert len(asked) > 30
-    for requirement in map(Requirement, asked):
-        assert requirement.specifier.contains(pin(requirement.name)), requirement
-    direct = {name for name, (_, parents) in PINS.items() if "eoslib" in parents}
-    assert direct == {digests().canonical(requirement.name) for requirement in map(Requirement, asked)}
+    total = 0
+    for table in (PROJECT["project"], LIBRARY_PROJECT["project"]):
+        lines = table["dependencies"] + [line for extra in table["optional-dependencies"].values() for line in extra]
+        asked = [requirement for requirement in map(Requirement, lines) if requirement.name != "eoslib"]
+        for requirement in asked:
+            assert requirement.specifier.contains(pin(requirement.name)), requirement
+        direct = {name for name, (_, parents) in PINS.items() if table["name"] in parents}
+        assert direct == {digests().canonical(requirement.name) for requirement in asked}
+        total += len(asked)
+    assert total > 30
+
+
+def test_every_file_of_the_lock_has_its_hash():
+    for block in re.split(r"^(?=[A-Za-z0-9])", LOCK, flags=re.MULTILINE)[1:]:
+        assert re.match(r".*==[^ ]+( ; .*)? \\\n    --hash=sha256:[0-9a-f]{64}\b", block), block.splitlines()[0]
 
 
 def test_lock_names_no_place():
@@ -76,6 +85,7 @@ def test_lock_names_no_place():
 def test_python_versions_agree():
     requires = PROJECT["project"]["requires-python"]
     assert requires == ">=3.11,<3.14"
+    assert requires.startswith(LIBRARY_PROJECT["project"]["requires-python"])
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = next(line for line in environment["dependencies"] if str(line).startswith("python="))
     workflows = [yaml.safe_load(file.read_text()) for file in (ROOT / ".github" / "workflows").glob("*.yml")]
@@ -89,7 +99,10 @@ def test_environment_installs_from_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == PROJECT["project"]["name"]
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["-r requirements.lock", "-e ."]
+    assert pip == ["-r requirements.lock"], "a lock with hashes allows nothing without beside it"
+    after = (ROOT / "postBuild").read_text()
+    assert "pip install --no-deps --no-build-isolation -e ./eoslib -e ." in after
+    assert (ROOT / "postBuild").stat().st_mode & 0o111, "Binder executes it"
     named = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     assert {name.split("=")[0] for name in named} == {"python", "pip"}, "every other package comes from the lock"
 
@@ -111,11 +124,14 @@ def test_citation_is_valid():
     assert all(entry.keys() == {"type", "value"} for entry in paper["identifiers"])
 
 
-def test_package_lists_are_complete():
-    """The built package holds every module, and the changelog speaks of this version."""
-    assert PROJECT["tool"]["setuptools"]["packages"] == ["eoslib", "selfstab", "selfstab.records"]
-    assert not [folder for folder in LIBRARY.iterdir() if folder.is_dir() and (folder / "__init__.py").exists()]
-    assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
+def test_the_two_distributions_agree():
+    """One version, licence and author; the companion asks for this very library; the changelog speaks of it."""
+    library, companion = LIBRARY_PROJECT["project"], PROJECT["project"]
+    for field in ("version", "license", "authors"):
+        assert library[field] == companion[field]
+    assert f"eoslib[track]=={library['version']}" in companion["dependencies"]
+    assert (LIBRARY / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert f"## {companion['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

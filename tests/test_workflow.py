@@ -285,51 +285,85 @@ def test_make_explains_itself(project):
     assert not (project / ".venv").exists()
 
 
-def test_environment_is_made_once_and_again_after_an_interruption(module, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def environment(module, tmp_path, monkeypatch):
+    """The maker of ``.venv``, at work in a copy of what it reads; no uv is on the path."""
     environment = module("environment")
-    for name in ("pyproject.toml", "requirements.lock"):
+    (tmp_path / "eoslib").mkdir()
+    for name in ("pyproject.toml", "eoslib/pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     folder = tmp_path / ".venv"
-    places = {
-        "ROOT": tmp_path,
-        "FOLDER": folder,
-        "PYTHON": folder / "bin" / "python",
-        "UNFINISHED": folder / ".unfinished",
-    }
-    for name, place in places.items():
+    places = {"ROOT": tmp_path, "FOLDER": folder, "PYTHON": folder / "bin" / "python"}
+    for name, place in (places | {"UNFINISHED": folder / ".unfinished"}).items():
         monkeypatch.setattr(environment, name, place)
-    made, installed = [], []
+    environment.made = []
 
     def create(folder, **options):
-        made.append(folder)
+        environment.made.append(folder)
         (folder / "bin").mkdir()
         (folder / "bin" / "python").symlink_to(sys.executable)
 
-    def interrupted(*arguments):
+    monkeypatch.setattr(environment.venv, "create", create)
+    monkeypatch.setattr(environment.shutil, "which", lambda name, path=None: None)
+    return environment
+
+
+def test_environment_is_made_once_and_again_after_an_interruption(environment, monkeypatch, capsys):
+    folder, made, installed = environment.FOLDER, environment.made, []
+
+    def interrupted(*command, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(environment.venv, "create", create)
-    monkeypatch.setattr(environment, "pip", interrupted)
+    monkeypatch.setattr(environment, "run", interrupted)
     assert environment.main() == 130
     assert (folder / ".unfinished").exists()
     (folder / "half-installed").touch()
 
-    monkeypatch.setattr(environment, "pip", lambda *arguments: installed.append(arguments))
+    monkeypatch.setattr(environment, "run", lambda *command, **options: installed.append((command, options)))
     assert environment.main() == 0
     assert len(made) == 2
     assert not (folder / "half-installed").exists()
-    assert [arguments[-1] for arguments in installed] == ["requirements.lock", "."]
+    (fetched, given), (synced, _), (editable, _) = installed
+    assert fetched[:3] == (environment.PYTHON, "-m", "pip")
+    assert given["input"].startswith("uv==")
+    assert given["input"].count("==") == 1
+    assert {"--require-hashes", "requirements.lock"} <= set(synced)
+    assert synced[0] == editable[0] == folder / "bin" / "uv"
+    assert editable[-4:] == ("--editable", "./eoslib", "--editable", ".")
     assert "Making .venv" in capsys.readouterr().out
     assert environment.main() == 0
-    assert len(installed) == 2
+    assert len(installed) == 3
     assert not capsys.readouterr().out
 
-    with open(tmp_path / "requirements.lock", "a") as lock:
-        lock.write("another==1.0\n")
-    assert environment.main() == 0
-    assert len(made) == 2, "a changed lock updates the environment in place"
-    assert len(installed) == 4
-    assert len(list(folder.glob(".stamp-*"))) == 1
+    for name, old, new in (
+        ("requirements.lock", "\nuv==", "\nuv==9."),
+        ("eoslib/pyproject.toml", '"tqdm', '"tqdm[all]'),
+    ):
+        edit(environment.ROOT / name, old, new)
+        stamps = list(folder.glob(".stamp-*"))
+        assert environment.main() == 0
+        assert len(made) == 2, f"a changed {name} updates the environment in place"
+        assert len(list(folder.glob(".stamp-*"))) == 1
+        assert list(folder.glob(".stamp-*")) != stamps
+
+
+@pytest.mark.parametrize("pip_works", [True, False])
+def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, capsys, pip_works):
+    commands = []
+
+    def run(*command, **options):
+        commands.append(command)
+        if "/dev/stdin" in command or not pip_works:
+            raise subprocess.CalledProcessError(1, command, output="first line\nno uv for this machine\n")
+
+    monkeypatch.setattr(environment, "run", run)
+    assert environment.main() == (0 if pip_works else 1)
+    said = capsys.readouterr().err
+    assert "uv could not install the lock (no uv for this machine); pip tries" in said
+    assert ("needs the package index. Call again to retry." in said) is not pip_works
+    assert commands[1][:3] == (environment.PYTHON, "-m", "pip")
+    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(commands[1])
+    assert environment.UNFINISHED.exists() is not pip_works
 
 
 def executed(figure: str = "rise", pictures: int = 1, link: str = "first", sentence: bool = False):
@@ -416,14 +450,20 @@ def test_write_all_copies_what_is_offered(module, tmp_path):
 
 
 LOCK = """
-    alpha==1.0
-        # via eoslib (pyproject.toml)
-    beta==2.0 ; python_full_version < '3.12'
+    alpha==1.0 \\
+        --hash=sha256:01 \\
+        --hash=sha256:02
+        # via selfstab (pyproject.toml)
+    beta==2.0 ; python_full_version < '3.12' \\
+        --hash=sha256:03
         # via
         #   alpha
         #   other
     other==3.0
-        # via eoslib (pyproject.toml)
+        # via thin
+
+    # The following packages were excluded from the output:
+    # thin
 """
 
 
@@ -432,10 +472,12 @@ def test_only_needed_pins_count(module):
     lock = digests.read_lock(textwrap.dedent(LOCK))
     assert digests.needed_by(["alpha"], lock) == ["alpha==1.0", "beta==2.0 ; python_full_version < '3.12'"]
     assert len(digests.needed_by(["Other"], lock)) == 2
+    assert digests.needed_by(["thin"], lock) == digests.needed_by(["other"], lock), "thin itself has no pin"
     with pytest.raises(ValueError, match="pins alpha twice"):
         digests.read_lock("alpha==1.0\nalpha==2.0\n")
-    with pytest.raises(ValueError, match="neither a pin nor a comment"):
-        digests.read_lock("alpha>=1.0\n")
+    for wrong in ("alpha>=1.0\n", "alpha==1.0 \\\n    --find-links=there\n", "-e ./alpha\n"):
+        with pytest.raises(ValueError, match="neither a pin nor a comment"):
+            digests.read_lock(wrong)
 
 
 def test_versions_of_the_library_count_and_those_of_the_book_do_not(module, tmp_path):

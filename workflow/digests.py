@@ -44,7 +44,7 @@ def read_lock(text: str) -> dict[str, tuple[str, set[str]]]:
     """The lock by package: its pin (with marker) and the packages that ask for it.
 
     Raises:
-        ValueError: on a line that is neither a pin nor a comment.
+        ValueError: on a line that is neither a pin nor its hash nor a comment.
     """
     packages: dict[str, tuple[str, set[str]]] = {}
     name = ""
@@ -53,22 +53,22 @@ def read_lock(text: str) -> dict[str, tuple[str, set[str]]]:
             name = canonical(pin.group(1))
             if name in packages:
                 raise ValueError(f"requirements.lock pins {name} twice; one version must serve every Python")
-            packages[name] = (line.strip(), set())
-        elif line.strip().startswith("#"):
+            packages[name] = (line.rstrip(" \\"), set())
+        elif line.startswith(" ") and line.strip().startswith("#"):
             parent = line.strip().removeprefix("#").strip().removeprefix("via").strip()
             if name and parent:
                 packages[name][1].add(canonical(parent.split(" ")[0]))
-        elif line.strip():
+        elif line.strip() and not line.startswith(("    --hash=sha256:", "#")):
             raise ValueError(f"requirements.lock: neither a pin nor a comment: {line!r}")
     return packages
 
 
 def needed_by(roots: Iterable[str], lock: dict[str, tuple[str, set[str]]]) -> list[str]:
     """Pins of some packages and of all that they ask for, sorted."""
-    wanted = {canonical(root) for root in roots} & lock.keys()
+    wanted = {canonical(root) for root in roots}
     while more := {name for name, (_, parents) in lock.items() if parents & wanted} - wanted:
         wanted |= more
-    return sorted(lock[name][0] for name in wanted)
+    return sorted(lock[name][0] for name in wanted & lock.keys())
 
 
 def declared(project: dict, *extras: str) -> list[str]:
