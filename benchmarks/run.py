@@ -36,7 +36,8 @@ from timing import (
     tracked_steps,
 )
 
-from eoslib import data, results
+from selfstab import data, source
+from selfstab.records import paths
 
 HERE = pathlib.Path(__file__).parent
 

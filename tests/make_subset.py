@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eoslib import data
+from selfstab import data
 
 IMAGES = {
     "train": (1000, 1000),

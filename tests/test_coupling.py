@@ -9,7 +9,7 @@ import oracles
 import pytest
 import scipy.optimize
 
-from eoslib import coupling
+from selfstab.theory import coupling, families
 
 RATE = 0.02
 EDGE = 2 / RATE

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eoslib import criteria, settings
+from selfstab import criteria, settings
 
 # 32 float64 roundings on numbers below 1e3.
 TOLERANCE = 32 * np.finfo(np.float64).eps * 1e3

@@ -21,7 +21,7 @@ import numpy as np
 import pooch
 import pytest
 
-from eoslib import data, settings
+from selfstab import data, settings
 
 CANONICAL = os.environ.get("EOSLIB_DATA")
 needs_canonical = pytest.mark.skipif(not CANONICAL, reason="EOSLIB_DATA names no folder with the canonical files")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from eoslib import settings
+from selfstab import settings
 
 GOOD = dict(
     name="row", scale="test", dataset="cats-dogs", n=100, model="mlp", width=8, criterion="squared-error",

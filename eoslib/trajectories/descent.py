@@ -66,10 +66,10 @@ def look(
 
 
 def gradient_descent_step(
-    objective: Objective, rule: GradientDescent, state: DescentState
+    objective: Objective, rule: GradientDescent, state: DescentState, *, tolerance: float = 1e-2
 ) -> tuple[DescentState, DescentRecord]:
     """Advance θ ↦ θ − η∇L(θ), with the loss and the sharpness at θ (:func:`look`)."""
-    record, newest = look(objective, state)
+    record, newest = look(objective, state, tolerance=tolerance)
     return DescentState(rule.update(state.theta, record.gradient), state.newer, newest), record
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from browsing import DESKTOP, PHONE
 
-from eoslib import reduced
+from selfstab.theory import reduced
 
 ASSETS = Path(__file__).resolve().parents[2] / "book" / "_assets"
 

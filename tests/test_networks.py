@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from eoslib import criteria, models, settings
+from selfstab import criteria, networks, settings
 
 EPS = np.finfo(np.float64).eps
 
@@ -41,9 +41,9 @@ def _batch(setting: settings.Setting, n: int = 4):
 
 @functools.cache
 def _initialised(setting):
-    module = models.build(setting)
+    module = networks.build(setting)
     batch = _batch(setting)
-    return module, models.init(module, batch[0], seed=1), batch
+    return module, networks.init(module, batch[0], seed=1), batch
 
 
 def _moved(params):
@@ -57,21 +57,21 @@ def test_outputs_have_one_column_a_class_and_parameters_are_float32(model):
     setting = _setting(model, criterion="cross-entropy")
     with jax.enable_x64(True):
         module, params, batch = _initialised(setting)
-        outputs = jax.eval_shape(lambda p: models.apply(module, p, batch[0], *batch[2:]), params)
+        outputs = jax.eval_shape(lambda p: networks.apply(module, p, batch[0], *batch[2:]), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     assert (outputs.shape, outputs.dtype) == ((4, 2), np.float32)
 
 
 def test_ten_classes_give_ten_outputs():
     module, params, (images, *_) = _initialised(_setting("mlp", dataset="cifar10"))
-    assert models.apply(module, params, images).shape == (4, 10)
+    assert networks.apply(module, params, images).shape == (4, 10)
 
 
 @pytest.mark.parametrize("image_size", [16, 32])
 @pytest.mark.parametrize("model", ["cnn", "resnet18", "vgg11"])
 def test_image_networks_take_both_image_sizes(model, image_size):
     module, params, batch = _initialised(_setting(model, image_size=image_size, n=4))
-    assert jax.eval_shape(lambda p: models.apply(module, p, batch[0]), params).shape == (4, 1)
+    assert jax.eval_shape(lambda p: networks.apply(module, p, batch[0]), params).shape == (4, 1)
 
 
 @pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 5), (1, 2, 6), (3, 2, 1)])
@@ -80,8 +80,8 @@ def test_convolution_is_that_of_flax(size, stride, side):
     images = np.random.default_rng(0).standard_normal((2, side, side + 1, 3))
     with jax.enable_x64(True):
         images = jnp.asarray(images)
-        ours = models.Conv(4, size, stride)
-        flax = nn.Conv(4, (size, size), strides=stride, kernel_init=models._UNIFORM)
+        ours = networks.Conv(4, size, stride)
+        flax = nn.Conv(4, (size, size), strides=stride, kernel_init=networks._UNIFORM)
         params, theirs = (m.init(jax.random.key(0), images.astype(jnp.float32)) for m in (ours, flax))
         jax.tree.map(np.testing.assert_array_equal, params, theirs)
         params = _moved(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params))
@@ -104,14 +104,14 @@ def test_parameter_counts_follow_from_the_shapes():
     w = 64
     layer = 4 * (w + 1) * w + 2 * 2 * w + (w + 1) * 4 * w + (4 * w + 1) * w
     transformer = _setting("transformer", width=w)
-    assert count(transformer) == models.VOCABULARY * w + 64 * w + 2 * layer + (w + 1)
+    assert count(transformer) == networks.VOCABULARY * w + 64 * w + 2 * layer + (w + 1)
 
 
 def test_resnet_has_eighteen_weighted_layers_and_16_groups_or_fewer():
     _, params, _ = _initialised(_setting("resnet18", width=16, image_size=32))
     kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
     assert sum(kernel.ndim == 2 or kernel.shape[0] == 3 for kernel in kernels) == 18
-    assert [models._group_norm(c).groups for c in (4, 8, 16, 24, 128)] == [4, 8, 16, 8, 16]
+    assert [networks._group_norm(c).groups for c in (4, 8, 16, 24, 128)] == [4, 8, 16, 8, 16]
 
 
 def test_mlp_and_cnn_start_uniform_within_one_over_root_fan_in():
@@ -130,15 +130,15 @@ def test_mlp_and_cnn_start_uniform_within_one_over_root_fan_in():
 @pytest.mark.parametrize("model", ["resnet18", "transformer", "bert-tiny"])
 def test_zero_head_gives_zero_outputs_at_the_start(model):
     module, params, batch = _initialised(_setting(model))
-    forward = _jit(lambda p: models.apply(module, p, batch[0], *batch[2:]))
+    forward = _jit(lambda p: networks.apply(module, p, batch[0], *batch[2:]))
     assert np.all(np.asarray(forward(params)) == 0)
     assert np.any(np.asarray(forward(_moved(params))) != 0)
 
 
 def test_init_depends_on_the_seed_and_on_nothing_else():
-    module = models.build(_setting("mlp"))
+    module = networks.build(_setting("mlp"))
     zeros, ones = np.zeros((3, 16, 16, 3), np.float32), np.ones((5, 16, 16, 3), np.float32)
-    flat = [ravel_pytree(models.init(module, x, seed=s))[0] for x, s in ((zeros, 0), (ones, 0), (zeros, 1))]
+    flat = [ravel_pytree(networks.init(module, x, seed=s))[0] for x, s in ((zeros, 0), (ones, 0), (zeros, 1))]
     np.testing.assert_array_equal(flat[0], flat[1])
     assert np.abs(flat[0] - flat[2]).max() > 0
     np.testing.assert_array_equal(
@@ -158,7 +158,7 @@ def test_activations_are_their_formulas(activation):
         "softplus": np.log1p(np.exp(x)),
     }
     with jax.enable_x64(True):
-        np.testing.assert_allclose(models.ACTIVATIONS[activation](jnp.asarray(x)), formula[activation], atol=100 * EPS)
+        np.testing.assert_allclose(networks.ACTIVATIONS[activation](jnp.asarray(x)), formula[activation], atol=100 * EPS)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_hessian_is_symmetric_and_matches_finite_differences_in_float64(model, a
     setting = _setting(model, activation=activation)
     with jax.enable_x64(True):
         module, params, batch = _initialised(setting)
-        losses = models.per_sample_loss(setting, module)
+        losses = networks.per_sample_loss(setting, module)
         theta, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), _moved(params)))
         slope = jax.grad(lambda t: losses(unravel(t), batch).mean())
         both = _jit(lambda t, v: jax.jvp(slope, (t,), (v,)))  # one program: compiling is what costs
@@ -190,7 +190,7 @@ def test_hessian_is_symmetric_and_matches_finite_differences_in_float64(model, a
 
 @functools.cache
 def _compiled_losses(setting):
-    return _jit(models.per_sample_loss(setting, models.build(setting)))
+    return _jit(networks.per_sample_loss(setting, networks.build(setting)))
 
 
 @hypothesis.settings(max_examples=10, deadline=None)
@@ -212,7 +212,7 @@ def test_padding_does_not_change_the_outputs(model):
     with jax.enable_x64(True):
         module, params, (tokens, _, mask) = _initialised(_setting(model))
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), _moved(params))
-        apply = _jit(models.apply, static_argnums=0)
+        apply = _jit(networks.apply, static_argnums=0)
         plain = apply(module, params, tokens, mask)
         pad = ((0, 0), (0, 64 - tokens.shape[1]))
         padded = apply(module, params, np.pad(tokens, pad), np.pad(mask, pad))
@@ -226,7 +226,7 @@ def test_padding_does_not_change_the_outputs(model):
 @pytest.mark.parametrize("groups", [0, 1, 2, 6])
 def test_normalisation_is_that_of_flax(groups):
     x = jnp.asarray(3 + np.random.default_rng(0).standard_normal((2, 3, 5, 6), dtype=np.float32))
-    ours, theirs = models.Normalize(groups), nn.GroupNorm(groups) if groups else nn.LayerNorm()
+    ours, theirs = networks.Normalize(groups), nn.GroupNorm(groups) if groups else nn.LayerNorm()
     # flax computes the variance as E[x²] − E[x]², which costs (mean/std)² ~ 10 in relative rounding.
     tolerance = 1e3 * np.finfo(np.float32).eps
     params = {"params": {"scale": jnp.arange(1, 7, dtype=jnp.float32), "bias": jnp.arange(6, dtype=jnp.float32)}}
@@ -236,8 +236,8 @@ def test_normalisation_is_that_of_flax(groups):
 def test_outputs_follow_the_dtype_of_the_parameters():
     module, params, (images, *_) = _initialised(_setting("mlp"))
     with jax.enable_x64(True):
-        single = models.apply(module, params, images)
-        double = models.apply(module, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), images)
+        single = networks.apply(module, params, images)
+        double = networks.apply(module, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), images)
     assert (single.dtype, double.dtype) == (np.float32, np.float64)
     np.testing.assert_allclose(single, double, atol=100 * np.finfo(np.float32).eps)
 
@@ -248,9 +248,9 @@ def test_per_sample_losses_are_the_criterion_of_the_outputs(criterion):
     module, params, (images, targets) = _initialised(setting)
     if criterion == "cross-entropy":
         targets = (targets > 0).astype(np.int32)
-    losses = models.per_sample_loss(setting, module)(params, (images, targets))
+    losses = networks.per_sample_loss(setting, module)(params, (images, targets))
     assert losses.shape == (4,)
-    expected = criteria.get(criterion)(models.apply(module, params, images), jnp.asarray(targets))
+    expected = criteria.get(criterion)(networks.apply(module, params, images), jnp.asarray(targets))
     np.testing.assert_array_equal(losses, expected)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eoslib import training
+from eoslib.trajectories import descent
 from eoslib.objective import Objective
 
 CURVATURES = np.array([9.0, 3.0, 1.0, 0.25])
@@ -32,7 +32,7 @@ def by_hand(theta, rates):
 def test_a_schedule_is_followed_step_by_step(quadratic):
     objective, theta = quadratic
     rates = np.array([0.1, 0.2, 0.05, 0.22, 0.0, 0.1])
-    run = training.descend(objective, theta, rates, every=2)
+    run = descent.descend(objective, theta, rates, every=2)
     losses, positions = by_hand(theta, rates)
     # Six products of numbers of order one.
     np.testing.assert_allclose(run.loss, losses, rtol=100 * EPS)
@@ -46,9 +46,9 @@ def test_a_schedule_is_followed_step_by_step(quadratic):
 def test_following_measures_the_sharpness_and_changes_nothing(quadratic):
     objective, theta = quadratic
     rates = np.full(40, 0.15)
-    plain = training.descend(objective, theta, rates)
+    plain = descent.descend(objective, theta, rates)
     start = jnp.array([1.0, 0.3, 0.2, 0.1])
-    run = training.follow(objective, theta, start, rates)
+    run = descent.follow(objective, theta, start, rates)
     np.testing.assert_allclose(run.loss, plain.loss, rtol=100 * EPS)
     # The eigenvector is accepted at a residual of 1e-2 S; the sharpness is second order in it, over an eigengap of 2/3.
     np.testing.assert_allclose(run.sharpness, CURVATURES[0], rtol=2e-4)
@@ -58,7 +58,7 @@ def test_following_measures_the_sharpness_and_changes_nothing(quadratic):
 
 def test_relative_rates_are_multiples_of_one_over_the_sharpness(quadratic):
     objective, theta = quadratic
-    run = training.follow(objective, theta, jnp.array([1.0, 0, 0, 0]), np.array([1.0, 0.5, 1.5, 0.25]), relative=True)
+    run = descent.follow(objective, theta, jnp.array([1.0, 0, 0, 0]), np.array([1.0, 0.5, 1.5, 0.25]), relative=True)
     expected = np.array([1.0, 0.5, 1.5, 0.25]) / CURVATURES[0]
     np.testing.assert_allclose(run.rate, expected, rtol=10 * EPS)
     np.testing.assert_allclose(run.theta, by_hand(theta, expected)[1][-1], atol=100 * EPS)
@@ -66,16 +66,16 @@ def test_relative_rates_are_multiples_of_one_over_the_sharpness(quadratic):
 
 def test_a_rate_above_two_over_the_sharpness_grows(quadratic):
     objective, theta = quadratic
-    run = training.descend(objective, theta, np.full(20, 2.1 / CURVATURES[0]))
+    run = descent.descend(objective, theta, np.full(20, 2.1 / CURVATURES[0]))
     assert run.loss[-1] > run.loss[0]
 
 
 def test_steps_to_a_level():
     loss = np.array([3.0, 2.0, 2.5, 1.0])
-    assert training.steps_to(loss, 3.0) == 0
-    assert training.steps_to(loss, 2.2) == 1
-    assert training.steps_to(loss, 1.0) == 3
-    assert training.steps_to(loss, 0.5) is None
+    assert descent.steps_to(loss, 3.0) == 0
+    assert descent.steps_to(loss, 2.2) == 1
+    assert descent.steps_to(loss, 1.0) == 3
+    assert descent.steps_to(loss, 0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_steps_to_a_level():
 )
 def test_mistakes_are_named(quadratic, rates, every, message):
     with pytest.raises(ValueError, match=message):
-        training.descend(*quadratic, rates, every=every)
+        descent.descend(*quadratic, rates, every=every)
 
 
 def test_the_example_in_the_docstring_holds():

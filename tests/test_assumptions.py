@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from eoslib import diagnostics
+from eoslib.trajectories import assumptions
 from eoslib.objective import Objective
 
 STRIDES = range(0, oracles.STEPS, oracles.STRIDED)
@@ -41,12 +41,12 @@ def unit_across(w, u):
 
 def test_leading_eigenvalues_against_dense(at):
     # A residual of 1e-2 of the eigenvalue leaves its square over the gap to the fourth.
-    np.testing.assert_allclose(at.data.eigenvalues, at.values[: diagnostics.PAIRS], rtol=1e-3)
-    assert (at.data.eigenvalues.values <= at.values[: diagnostics.PAIRS] * (1 + 1e-9)).all()  # Ritz values
+    np.testing.assert_allclose(at.data.eigenvalues, at.values[: assumptions.PAIRS], rtol=1e-3)
+    assert (at.data.eigenvalues.values <= at.values[: assumptions.PAIRS] * (1 + 1e-9)).all()  # Ritz values
 
 
 def test_loss_along_u(at):
-    offsets = np.linspace(-5, 5, diagnostics.PROFILE_POINTS) * at.delta
+    offsets = np.linspace(-5, 5, assumptions.PROFILE_POINTS) * at.delta
     np.testing.assert_allclose(at.data.profile_offset, offsets, rtol=20 * at.tilt + 1e-9, atol=1e-12)
     losses = [float(at.dense.loss(at.theta + x * at.u)) for x in at.data.profile_offset.values]
     # Off u by the tilt: the slope in that direction, of order ‖∇L‖, times the offset.
@@ -98,7 +98,7 @@ def test_exact_loss_and_sharpness_of_the_prediction(at):
 
 
 def norm_of(objective, theta, start, order, steps):
-    return jax.jit(diagnostics.tensor_norm, static_argnums=(3, 4))(objective, theta, start, order, steps)
+    return jax.jit(assumptions.tensor_norm, static_argnums=(3, 4))(objective, theta, start, order, steps)
 
 
 @pytest.mark.parametrize("beta", [0.25, 9.0])
@@ -130,7 +130,7 @@ def test_norms_of_random_tensors_never_exceed_the_maximum(order):
         ws /= np.linalg.norm(ws, axis=1, keepdims=True)
     best = values(ws).max()
     starts = jnp.asarray(rng.normal(size=(20, 5)))
-    power = jax.jit(jax.vmap(lambda w: diagnostics.tensor_norm(objective, jnp.zeros(5), w, order, 100)))
+    power = jax.jit(jax.vmap(lambda w: assumptions.tensor_norm(objective, jnp.zeros(5), w, order, 100)))
     found, ws = map(np.asarray, power(starts))
     np.testing.assert_allclose(found, values(ws), rtol=1e-12)  # the direction is that of the bound
     np.testing.assert_allclose(np.linalg.norm(ws, axis=1), 1, rtol=1e-12)
@@ -168,13 +168,13 @@ def test_the_direction_of_sharpening_may_point_anywhere(sign):
     objective = Objective.create(reflected_toy_loss, jnp.zeros(3), (toy.constants, jnp.array([sign])))
     v = jnp.array([0.1, -0.2 * sign, 0.05])
     state = State(Descent(jnp.zeros(3), u), Prediction(v, jnp.array(0.1)))
-    _, values = diagnostics.measure(objective, diagnostics.start(u), state, toy.learning_rate)
+    _, values = assumptions.measure(objective, assumptions.start(u), state, toy.learning_rate)
     np.testing.assert_allclose(values["eigenvalues"], [100, 0, 0], atol=1e-9)
     np.testing.assert_allclose(values["rho3"], 2 * np.sqrt(4 / 3), rtol=1e-2)  # six power steps
     np.testing.assert_allclose(values["rho4"], 0, atol=1e-12)
     np.testing.assert_allclose([values["third_along_v"], values["third_along_gradient"]], 0, atol=1e-9)
     np.testing.assert_allclose(values["curvature_along_v"], 0, atol=1e-9)  # λ = 0: no curvature across u
-    offsets = np.linspace(-5, 5, diagnostics.PROFILE_POINTS) * np.sqrt(0.5)  # δ² = 2α/β
+    offsets = np.linspace(-5, 5, assumptions.PROFILE_POINTS) * np.sqrt(0.5)  # δ² = 2α/β
     np.testing.assert_allclose(values["profile_offset"], offsets, atol=1e-12)
     np.testing.assert_allclose(values["profile"], 50 * offsets**2, rtol=1e-9, atol=1e-12)
     there = np.array([0.1, -0.2, 0.05])
@@ -189,7 +189,7 @@ def test_a_quadratic_loss_has_no_third_order_and_that_is_no_division_by_zero():
     state = State(
         Descent(jnp.array([0.0, 0.1, 0.1, 0.1]), u), Prediction(jnp.array([0.1, 0.0, 0.2, 0.0]), jnp.array(0.1))
     )
-    _, values = diagnostics.measure(objective, diagnostics.start(u), state, 0.02)
+    _, values = assumptions.measure(objective, assumptions.start(u), state, 0.02)
     np.testing.assert_allclose(values["eigenvalues"], [100, 40, 10], rtol=1e-3)
     assert (float(values["rho3"]), float(values["rho4"])) == (0, 0)
     np.testing.assert_allclose(values["curvature_along_v"], 0.1, rtol=1e-9)
