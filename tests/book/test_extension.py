@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import doctest
+import html
 import importlib
 import json
 import os
@@ -234,3 +235,33 @@ def test_examples_in_docstrings(monkeypatch, name):
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert not failed
     assert tried
+
+
+def test_records_are_shown_as_they_were_written(tmp_path):
+    """Sentences and captions are MyST on one line, whatever begins them; names and alt texts are plain."""
+    claim = CLAIM | {
+        "sentence": "2. of *three* meet $S_1$,\n\n# not a heading.",
+        "quantity": "{S}* over 2/η",
+        "reason": "a < b_c_d & `code`: 3 | 4.",
+        "paper": "- the paper",
+    }
+    provenance = FIGURE["provenance"] | {"device": "A_CPU_ *fast* [2](x) $n$ <b>", "commit": "#1"}
+    alt = """Two: "a" # 'b' _c_ \\ {d}, <e>."""
+    figure = FIGURE | {"caption": "> It **rises**, * and _then_ falls_by_half.", "alt": alt, "provenance": provenance}
+    results = write(tmp_path / "results", [claim], [figure])
+    text = "```{claims-table}\n```\n\n```{figure-gallery}\n```\n\n```{status-report}\n```\n"
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    formula = '<span class="math notranslate nohighlight">\\(S_1\\)</span>'
+    assert f'<p class="claim-sentence">2. of <em>three</em> meet {formula}, # not a heading.</p>' in page
+    reason = (
+        'a &lt; b_c_d &amp; <code class="docutils literal notranslate"><span class="pre">code</span></code>: 3 | 4.'
+    )
+    assert f'<p class="claim-reason">{{S}}* over 2/η. Tolerance 0.05: {reason}</p>' in page
+    assert '<p class="claim-reason">The paper: - the paper</p>' in page
+    caption = "&gt; It <strong>rises</strong>, * and <em>then</em> falls_by_half."
+    assert f'<p class="figure-caption">{caption}</p>' in page
+    device = "A_CPU_ *fast* [2](x) $n$ &lt;b&gt;"
+    assert f"seed 0 · {device}, 1 thread · 1 min 15 s of computing · commit #1</p>" in page
+    assert f"<td><p>{device}</p></td>" in page
+    assert html.unescape(re.search(r'alt="([^"]*)"', page).group(1)) == alt
