@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from eoslib import results as run_files
+from eoslib.trajectories import variables
+from selfstab.runs import files as run_files
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
 NOTEBOOK = "01_progressive_sharpening"
@@ -143,7 +144,8 @@ def test_pages_made_of_records(tmp_path):
     known |= {"key": "a--eta0.02--seed0", "learning_rate": 0.02, "instability_step": 744, "single_direction_until": 300}
     known |= {"seconds": 5400.0, "device": "a machine"}
     recorded = xr.Dataset(
-        {name: ("n", np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES}, {"t": np.arange(1200)}
+        {name: (variables.get(name).dims, np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES},
+        {"t": np.arange(1200)},
     )
     recorded = recorded.assign_attrs(dict.fromkeys(run_files.REQUIRED_ATTRIBUTES, "?") | known)
     run_files.write(recorded, results / "paper" / "a--eta0.02--seed0.nc")
@@ -179,16 +181,18 @@ def test_pages_made_of_records(tmp_path):
 
 def test_source_line_is_the_one_in_the_source(tmp_path):
     results = write(tmp_path / "results", [CLAIM], [FIGURE])
-    status, messages, page = build(tmp_path, "{source}`reduced.orbit` {source}`geometry.LocalGeometry.beta`", results)
+    status, messages, page = build(
+        tmp_path, "{source}`selfstab.theory.reduced.orbit` {source}`eoslib.geometry.LocalGeometry.beta`", results
+    )
     assert status == 0, messages
-    lines = (EXTENSIONS.parents[1] / "eoslib" / "reduced.py").read_text().splitlines()
+    lines = (EXTENSIONS.parents[1] / "selfstab" / "theory" / "reduced.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if text.startswith("def orbit("))
     assert f"(line {line})" in page
-    assert 'href="_modules/eoslib/reduced.html#orbit"' in page
+    assert 'href="_modules/selfstab/theory/reduced.html#orbit"' in page
     assert 'href="_modules/eoslib/geometry.html#LocalGeometry"' in page
-    status, messages, _ = build(tmp_path, "{source}`reduced.never_written`", results)
+    status, messages, _ = build(tmp_path, "{source}`selfstab.theory.reduced.never_written`", results)
     assert status != 0
-    assert "eoslib has no 'reduced.never_written'" in messages
+    assert "there is no 'selfstab.theory.reduced.never_written'" in messages
 
 
 def test_record_without_its_chapter_fails_the_build(tmp_path):
