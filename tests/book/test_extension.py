@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from browsing import PATIENCE
 
 from eoslib import results as run_files
 
@@ -95,7 +96,7 @@ def build(tmp_path: Path, text: str, results: Path) -> tuple[int, str, str]:
         [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going", str(source), str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE / 1000,
         env=os.environ | {"EOSLIB_RESULTS": str(results), "EOSLIB_BOOK_SCALE": "quick", "PYTHONWARNINGS": "default"},
     )
     page = tmp_path / "out" / "index.html"
