@@ -101,6 +101,7 @@
       };
       new MutationObserver(restyle).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
       new ResizeObserver(restyle).observe(this.root);
+      document.fonts.addEventListener("loadingdone", restyle);
     }
 
     async choose(index) {
