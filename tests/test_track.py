@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import types
 
 import jax
@@ -360,7 +361,7 @@ def test_the_progress_bar_names_step_sharpness_violation_and_time_left(toy_objec
     assert "50/100" in err
     assert "S† = 100 of 100" in err
     assert "violation" in err
-    assert "<00:" in err  # time left
+    assert re.search(r"<\d\d:\d\d", err)  # time left, on this machine
     follow(toy_objective, [0.0, 0.0, 0.0])
     assert capsys.readouterr() == ("", "")
 
