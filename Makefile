@@ -34,7 +34,8 @@ test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: environment
-	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m pyright \
+	  && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
 
 bench: environment
 	@exec $(VENV) benchmarks/run.py
