@@ -9,8 +9,8 @@ import numpy as np
 import oracles
 import pytest
 
-from eoslib.trajectories import assumptions
 from eoslib.objective import Objective
+from eoslib.trajectories import assumptions
 
 STRIDES = range(0, oracles.STEPS, oracles.STRIDED)
 

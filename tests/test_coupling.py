@@ -9,7 +9,7 @@ import oracles
 import pytest
 import scipy.optimize
 
-from selfstab.theory import coupling, families
+from selfstab.theory import coupling
 
 RATE = 0.02
 EDGE = 2 / RATE

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eoslib.trajectories import descent
 from eoslib.objective import Objective
+from eoslib.trajectories import descent
 
 CURVATURES = np.array([9.0, 3.0, 1.0, 0.25])
 EPS = np.finfo(np.float64).eps

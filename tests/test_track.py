@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from eoslib.tracking import EdgeStatus
 
 import eoslib
 from eoslib import tracking
 from eoslib.objective import Objective
-from eoslib.tracking import EdgeStatus
 
 ETA = oracles.RATE
 EDGE = 2 / ETA

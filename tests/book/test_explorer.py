@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from browsing import PHONE
-from sphinx.errors import ExtensionError
 
 from selfstab.theory import reduced
 
@@ -99,15 +98,6 @@ def test_export_passes_a_variable_s_own_words_where_the_file_has_them(explorer):
     series = explorer.export(data)["series"]
     assert {word: series["gd_sharpness"].get(word) for word in words} == words
     assert set(series["gd_sharpness"]) - set(words) == set(series["x"]) == {"every", "values"}
-
-
-def test_uplot_is_taken_only_by_its_checksum(explorer, tmp_path, monkeypatch):
-    explorer.take_uplot(tmp_path)
-    taken = sorted(path.name for path in (tmp_path / "vendor" / "uplot").iterdir())
-    assert taken == ["uplot.iife.min.js", "uplot.min.css"]
-    monkeypatch.setitem(explorer.UPLOT, "uplot.min.css", "0" * 64)
-    with pytest.raises(ExtensionError, match="checksum"):
-        explorer.take_uplot(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
