@@ -11,9 +11,11 @@ import numpy as np
 import reference
 from starts import SEED, Size, Start, reference_start, say
 
-from eoslib import dynamics, experiments, tracking
+from eoslib.constrained import constrained_step as step
 from eoslib.eigen import leading_eigenpair
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+from selfstab import experiment
 
 EIGEN_TOLERANCE = 5e-3  # what the constrained step asks of its eigenvector
 
@@ -23,7 +25,7 @@ hvp = jax.jit(lambda objective, theta, u: objective.hvp(theta, u))
 gradient_and_hvp = jax.jit(lambda objective, theta, u: objective.gradient_and_hvp(theta, u))
 cubic = jax.jit(lambda objective, theta, u: objective.cubic(theta, u))
 cubic_and_hvp = jax.jit(lambda objective, theta, u, v: objective.cubic_and_hvps(theta, u, v[None]))
-constrained_step = jax.jit(lambda objective, state, rate: dynamics.constrained_step(objective, state, rate)[:2])
+constrained_step = jax.jit(lambda objective, state, rate: step(objective, GradientDescent(rate), state))
 
 
 @jax.jit
@@ -95,7 +97,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
     objective, rate, length = start.objective, start.setting.learning_rate, start.options.chunk
 
     def advance(state):
-        return tracking._advance(objective, state, rate, length, start.options)
+        return advance(objective, GradientDescent(rate), state, length, start.options)
 
     def timed(call):
         begun = time.perf_counter()
@@ -217,10 +219,10 @@ def growth_with_samples(start: Start, size: Size) -> dict[str, list]:
 def growth_with_width(start: Start, size: Size) -> dict[str, list]:
     objectives = {}
     for width in size.widths:
-        experiment = experiments.prepare(dataclasses.replace(start.setting, width=width), SEED)
+        prepared = experiment.prepare(dataclasses.replace(start.setting, width=width), SEED)
         batch = start.objective.batch  # one copy of the images for all widths
-        objective = dataclasses.replace(experiment.objective, batch=batch)
+        objective = dataclasses.replace(prepared.objective, batch=batch)
         u = jnp.ones(objective.size, objective.dtype) / np.sqrt(objective.size).astype(objective.dtype)
-        objectives[width] = (objective, experiment.theta, u)
+        objectives[width] = (objective, prepared.theta, u)
     found = growth(objectives, max(2, size.rounds // 2))
     return found | {"parameters": [objective.size for objective, *_ in objectives.values()]}
