@@ -135,7 +135,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
     off = np.abs(series["constrained_sharpness"] * rate / 2 - 1)
     active = series["active"] > 0
     known = series["constrained_loss"][: len(losses)]
-    centres = 1 + series["rounds"][length:]
+    centers = 1 + series["rounds"][length:]
     return {
         "eoslib_s": float(ours_least),
         "eoslib_gradients": float(ours_least / unit),
@@ -152,7 +152,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
         "gd_products": float(series["gd_products"][length:].mean()),
         "constrained_products": float(series["products"][length:].mean()),
         "constrained_expansions": float(
-            (centres + (series["products"][length:] > centres)).mean()
+            (centers + (series["products"][length:] > centers)).mean()
         ),  # refined: once more
         "flow_gradients": float(series["flow_gradients"][1:].mean() / length),
     }

@@ -159,6 +159,6 @@ def follow(
 
 
 def steps_to(loss: ArrayLike, level: float) -> int | None:
-    """First step before which the loss (T,) is at most ``level`` (a loss), or None."""
+    """Return the first step before which the loss (T,) is at most ``level`` (a loss), or None."""
     reached = jnp.asarray(loss) <= level
     return int(reached.argmax()) if bool(reached.any()) else None

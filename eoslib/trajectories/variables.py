@@ -179,7 +179,7 @@ VARIABLES: tuple[Variable, ...] = (
         ("products", "1", "", "Hessian-vector products spent on u at θ†", "geometry.products"),
         ("correction", "length²/curvature", "c", "multiple of ∇S⊥ that bent θ†, ≈ ηδ²/2", "constrained.correction"),
         ("active", "1", "", "whether the constraint bent the step", "constrained.active"),
-        ("rounds", "1", "", "projection rounds besides the one centre", "constrained.rounds"),
+        ("rounds", "1", "", "projection rounds besides the one center", "constrained.rounds"),
         ("violation", "1", "(Sη/2 − 1)₊", "relative violation of S ≤ 2/η by θ†", "violation.sharpness"),
         ("slope", "1", "|u·∇L|/‖∇L‖", "relative slope along u at θ†", "violation.slope"),
     ),
