@@ -5,7 +5,7 @@ The schedule is that of arXiv 2209.15594 as published.  At every step:
 * gradient descent makes one step, and its sharpness is solved for;
 * gradient flow makes ⌈ηS⌉ Euler sub-steps, S its own sharpness, solved for;
 * the constrained trajectory makes a gradient step and three rounds of the simultaneous linearized projection, each
-  centerd where the last one ended, each with its own eigen-solve;
+  centered where the last one ended, each with its own eigen-solve;
 * the predicted dynamics makes its step in vector form.
 
 Every eigen-solve is ``jax.experimental.sparse.linalg.lobpcg_standard`` from the last eigenvector, at the published

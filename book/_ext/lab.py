@@ -125,7 +125,7 @@ def still_svg() -> str:
         "climb begins again. The loss shows one spike, where x is large."
     )
     return (
-        f'<svg viewBox="0 0 720 {bottom + 44}" role="img" aria-labeledby="lab-still-title lab-still-words">'
+        f'<svg viewBox="0 0 720 {bottom + 44}" role="img" aria-labelledby="lab-still-title lab-still-words">'
         f'<title id="lab-still-title">{escape(title)}</title><desc id="lab-still-words">{escape(words)}</desc>'
         f"{''.join(parts)}</svg>"
     )
