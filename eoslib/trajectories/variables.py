@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
 from eoslib.geometry import LocalGeometry
+from eoslib.objective import inner
 from eoslib.stable_set import Violation
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.prediction import PredictedRecord
@@ -47,17 +48,17 @@ class Moment(NamedTuple):
     @property
     def x(self) -> Float[Array, ""]:
         """X = u·v."""
-        return jnp.vdot(self.geometry.eigenvector, self.v)
+        return inner(self.geometry.eigenvector, self.v)
 
     @property
     def y(self) -> Float[Array, ""]:
         """Y = ∇S⊥·v."""
-        return jnp.vdot(self.geometry.perpendicular, self.v)
+        return inner(self.geometry.perpendicular, self.v)
 
     @property
     def sharpness_linear(self) -> Float[Array, ""]:
         """S† + ∇S·v."""
-        return self.geometry.sharpness + jnp.vdot(self.geometry.sharpness_gradient, self.v)
+        return self.geometry.sharpness + inner(self.geometry.sharpness_gradient, self.v)
 
 
 class Variable(NamedTuple):
@@ -256,8 +257,11 @@ def get(name: str) -> Variable:
 
 def values(moment: Moment, options) -> dict[str, Array]:
     """Compute the variables of one step that a track's options ask for, in the precision of the positions."""
-    wanted = (v for v in VARIABLES if v.compute is not None and (not v.needs or getattr(options, v.needs)))
-    return {v.name: jnp.asarray(v.compute(moment)).astype(moment.theta.dtype) for v in wanted}
+    return {
+        v.name: jnp.asarray(v.compute(moment)).astype(moment.theta.dtype)
+        for v in VARIABLES
+        if v.compute is not None and (not v.needs or getattr(options, v.needs))
+    }
 
 
 def describe(data):
