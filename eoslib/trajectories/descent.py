@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import leading_eigenpair
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -50,7 +50,7 @@ def look(
     """
     u = (state.older / jnp.linalg.norm(state.older)).astype(objective.dtype)
     loss, gradient, hvp = objective.gradient_and_hvp(state.theta, u)
-    value = jnp.vdot(u, hvp)
+    value = inner(u, hvp)
     residual = jnp.linalg.norm(hvp - value * u)
 
     def refine(_):

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
 from eoslib.geometry import LocalGeometry
+from eoslib.objective import inner
 from eoslib.stable_set import Violation
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.prediction import PredictedRecord
@@ -53,17 +54,17 @@ class Moment(NamedTuple):
     @property
     def x(self) -> Float[Array, ""]:
         """Return x = u·v."""
-        return jnp.vdot(self.geometry.eigenvector, self.v)
+        return inner(self.geometry.eigenvector, self.v)
 
     @property
     def y(self) -> Float[Array, ""]:
         """Return y = ∇S⊥·v."""
-        return jnp.vdot(self.geometry.perpendicular, self.v)
+        return inner(self.geometry.perpendicular, self.v)
 
     @property
     def sharpness_linear(self) -> Float[Array, ""]:
         """Return S† + ∇S·v."""
-        return self.geometry.sharpness + jnp.vdot(self.geometry.sharpness_gradient, self.v)
+        return self.geometry.sharpness + inner(self.geometry.sharpness_gradient, self.v)
 
     @property
     def sharpness_across(self) -> Float[Array, ""]:
