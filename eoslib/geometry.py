@@ -93,7 +93,7 @@ def local_geometry_and_products(
     tolerance: float = 5e-3,
     max_products: int = 200,
 ) -> tuple[LocalGeometry, Float[Array, "k p"]]:
-    """:func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
+    """Return :func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
     dtype = objective.dtype
 
     # The start first; where it is stale, the eigenvector refined from it.
@@ -121,7 +121,7 @@ def local_geometry_and_products(
 def local_geometry(
     objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], **options
 ) -> LocalGeometry:
-    """The local geometry at θ from a neighbouring eigenvector.
+    """Return the local geometry at θ from a neighboring eigenvector.
 
     One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that
     residual is too large is the eigenvector refined and the expansion repeated.
@@ -129,7 +129,7 @@ def local_geometry(
     Args:
         objective: The loss.
         theta: Point (p,).
-        start: Vector (p,), not zero: the eigenvector of a neighbouring point; u keeps its sign.
+        start: Vector (p,), not zero: the eigenvector of a neighboring point; u keeps its sign.
         **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
             square over the relative eigengap); ``max_products``, limit of one refinement.
     """

@@ -44,7 +44,7 @@ def sharpness(
     start=None,
     seed: int = 0,
 ) -> Sharpness:
-    """The sharpness S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
+    """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
 
     Args:
         loss_fn: ``loss_fn(params, batch) -> scalar`` (``loss_fn(params)`` where ``batch`` is None), a

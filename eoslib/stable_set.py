@@ -68,19 +68,19 @@ def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
 
 
 def sharpness_correction(geometry: LocalGeometry, excess) -> Float[Array, " p"]:
-    """Shortest move orthogonal to u that lowers the linearised sharpness by a positive ``excess`` (curvature)."""
+    """Return the shortest move orthogonal to u that lowers the linearized S by a positive ``excess`` (curvature)."""
     beta = geometry.beta
     return -jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0) * geometry.perpendicular
 
 
 def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
-    """Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
+    """Return the Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
     convex = geometry.sharpness > 0
     return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
 
 
 def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " p"]:
-    """One round of the projection: Newton along u alone while far up the wall, both corrections together after that."""
+    """Return the move of one round: Newton along u alone while far up the wall, both corrections together after."""
     up_the_wall = violation(geometry, rule).slope > 0.05
     excess = jnp.where(up_the_wall, 0, geometry.sharpness - rule.edge).astype(geometry.sharpness.dtype)
     slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
@@ -107,7 +107,7 @@ def project(
     Args:
         objective: The loss.
         theta: Point (p,), in the precision that positions are kept in.
-        start: Vector (p,), the eigenvector of a neighbouring point.
+        start: Vector (p,), the eigenvector of a neighboring point.
         rule: Update rule whose edge bounds S, or the step size η of gradient descent.
         tolerance: Accepted |S − 2/η| relative to 2/η, on the outer side.
         slope_tolerance: Accepted |u·∇L| relative to ‖∇L‖.

@@ -232,15 +232,15 @@ def test_no_third_party_script_and_no_generated_file_is_committed():
     assert sum(file.stat().st_size for file in LIBRARY.glob("_subset/*")) < 5_000_000
 
 
-def test_ci_runs_the_verbs_of_the_readme():
+def test_ci_runs_the_targets_of_the_readme():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    verbs = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for verb in ("make book", "make test"):
-        assert verb in readme
-        assert f"\n{verb}\n" in ci
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in ("make book", "make test"):
+        assert target in readme
+        assert f"\n{target}\n" in ci
     assert ci.rstrip().endswith("make test"), "its closing line ends the log"
     assert "set -euo pipefail" in ci
-    assert set(re.findall(r"`make (\w+)", readme)) <= verbs | {"book", "figures"}
+    assert set(re.findall(r"`make (\w+)", readme)) <= targets | {"book", "figures"}
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

@@ -158,7 +158,9 @@ def test_activations_are_their_formulas(activation):
         "softplus": np.log1p(np.exp(x)),
     }
     with jax.enable_x64(True):
-        np.testing.assert_allclose(networks.ACTIVATIONS[activation](jnp.asarray(x)), formula[activation], atol=100 * EPS)
+        np.testing.assert_allclose(
+            networks.ACTIVATIONS[activation](jnp.asarray(x)), formula[activation], atol=100 * EPS
+        )
 
 
 @pytest.mark.parametrize(

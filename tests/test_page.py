@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import pytest
 import xarray as xr
 
-from eoslib import reporting
+from selfstab.page import COLORS, Page
 from selfstab.records import store
+from selfstab.runs import compute
 
 WORDS = {"caption": "Two lines and three dots, drawn.", "alt": "Two lines that cross and three dots."}
 
@@ -16,23 +17,36 @@ WORDS = {"caption": "Two lines and three dots, drawn.", "alt": "Two lines that c
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     monkeypatch.setenv("EOSLIB_RESULTS", str(tmp_path))
-    yield reporting.Page("01_x", scale="test")
+    yield Page("01_x", scale="test")
     plt.close("all")
 
 
 def drawing():
     fig, (left, right) = plt.subplots(1, 2)
     left.set_title("Left")
-    left.plot([0, 1], [2.0, 3.5], color=reporting.COLORS["gd"])
+    left.plot([0, 1], [2.0, 3.5], color=COLORS["gd"])
     left.plot([0, 1], [1.0, 1 / 3], label="told")
     left.axhline(1.0)
     right.set_ylabel("height")
-    right.scatter([1, 2, 3], [4, 5, 6], color=reporting.COLORS["flow"])
+    right.scatter([1, 2, 3], [4, 5, 6], color=COLORS["flow"])
     return fig
 
 
+def test_a_page_asks_for_its_chapter_s_runs_alone_and_says_when_one_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EOSLIB_RESULTS", str(tmp_path))
+    page = Page("04_constrained_trajectory", scale="test")
+    with pytest.raises(ValueError, match=r"unknown run of chapter 04_constrained_trajectory 'vgg11-cifar10'"):
+        page.runs("vgg11-cifar10")
+    made = []
+    monkeypatch.setattr(compute, "load_or_run", lambda setting, seed: made.append(setting.key(seed)))
+    assert len(page.runs("mlp-cifar10")) == 1
+    assert made == ["mlp-cifar10--eta0.02--seed0"]
+    assert capsys.readouterr().out == "Computing mlp-cifar10--eta0.02--seed0 at test scale: there is no file yet.\n"
+    assert page.runs() == []
+
+
 def test_points_of_a_figure(page):
-    """Every line and dot of every panel, by its label or else its colour's name; lines across a panel are no data."""
+    """Every line and dot of every panel, by its label or else its color's name; lines across a panel are no data."""
     page.figure(drawing(), "two", **WORDS)
     with open(page.folder / page.figures[0]["csv"], newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -142,7 +156,7 @@ def test_a_page_records_what_it_shows(page, tmp_path):
     assert claims[0]["measured"] is None
     assert (tmp_path / "test" / figures[0]["svg"]).exists()
     assert json.loads((tmp_path / "test" / "claims.json").read_text()) == claims
-    other = reporting.Page("02_x", scale="test")
+    other = Page("02_x", scale="test")
     other.claim("one", "It rises.", **told)
     other.close()
     with pytest.raises(ValueError, match="ids used by two notebooks: one"):

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from eoslib import results, settings
+from eoslib.trajectories import variables
+from selfstab import settings
+from selfstab.runs import compute, files, quantities
+from selfstab.source import numerical_digest
 
 
 @pytest.fixture
@@ -22,61 +25,73 @@ def home(tmp_path, monkeypatch):
 
 
 def small(setting, seed):
-    data = xr.Dataset({name: ("n", np.arange(3.0)) for name in results.REQUIRED_VARIABLES})
-    known = {"setting_digest": setting.digest(), "library_digest": results.library_digest(), "scale": setting.scale}
-    return data.assign_attrs(dict.fromkeys(results.REQUIRED_ATTRIBUTES, "?") | known)
+    data = xr.Dataset({name: (variables.get(name).dims, np.arange(3.0)) for name in files.REQUIRED_VARIABLES})
+    known = {"setting_digest": setting.digest(), "library_digest": numerical_digest(), "scale": setting.scale}
+    return data.assign_attrs(dict.fromkeys(files.REQUIRED_ATTRIBUTES, "?") | known)
 
 
 def test_a_run_file_serves_until_setting_or_code_changes(home, monkeypatch):
     setting = settings.get("mlp-cats-dogs", "test")
-    assert results.stale(setting, 0) == "there is no file yet"
-    results.write(small(setting, 0), results.path(setting, 0))
-    assert results.stale(setting, 0) is None
-    assert results.stale(setting, 1) == "there is no file yet"
+    assert files.stale(setting, 0) == "there is no file yet"
+    files.write(small(setting, 0), files.path(setting, 0))
+    assert files.stale(setting, 0) is None
+    assert files.stale(setting, 1) == "there is no file yet"
     other = settings.get("mlp-cats-dogs", "test", tracked_steps=51)
-    assert results.stale(other, 0) == "its setting changed"
-    monkeypatch.setattr(results, "library_digest", lambda: "other")
-    assert results.stale(setting, 0) == "the numerical code changed"
-    assert [file.name for file in (home / "test").iterdir()] == [results.path(setting, 0).name]  # nothing half-written
+    assert files.stale(other, 0) == "its setting changed"
+    monkeypatch.setattr(files, "numerical_digest", lambda: "other")
+    assert files.stale(setting, 0) == "the numerical code changed"
+    assert [file.name for file in (home / "test").iterdir()] == [files.path(setting, 0).name]  # nothing half-written
 
 
 def test_recorded_runs_are_found_by_name_largest_rate_first(home):
-    assert results.recordings() == []
+    assert files.recordings() == []
     for name, rate in (("mlp-cifar10", 0.01), ("mlp-cifar10", 0.04), ("mlp-cats-dogs", 0.02)):
         setting = settings.get(name, "paper", learning_rate=rate)
         known = {"key": setting.key(0), "learning_rate": rate}
-        results.write(small(setting, 0).assign_attrs(known), results.path(setting, 0))
-    found = [run.attrs["key"] for run in results.recordings()]
+        files.write(small(setting, 0).assign_attrs(known), files.path(setting, 0))
+    found = [run.attrs["key"] for run in files.recordings()]
     assert found == [
         f"{name}--seed0" for name in ("mlp-cats-dogs--eta0.02", "mlp-cifar10--eta0.04", "mlp-cifar10--eta0.01")
     ]
-    assert [run.attrs["learning_rate"] for run in results.recordings("mlp-cifar10")] == [0.04, 0.01]
-    assert results.recordings("mlp-cifar10", seed=1) == []
+    assert [run.attrs["learning_rate"] for run in files.recordings("mlp-cifar10")] == [0.04, 0.01]
+    assert files.recordings("mlp-cifar10", seed=1) == []
 
 
 def test_a_broken_file_is_named(home):
     setting = settings.get("mlp-cats-dogs", "test")
-    file = results.path(setting, 0)
+    file = files.path(setting, 0)
     with pytest.raises(FileNotFoundError, match="make figures"):
-        results.load(file)
+        files.load(file)
     file.parent.mkdir()
     file.write_bytes(b"nothing")
-    with pytest.raises(results.SchemaError, match=rf"{file.name}.* not a readable netCDF file"):
-        results.load(file)
+    with pytest.raises(files.SchemaError, match=rf"{file.name}.* not a readable netCDF file"):
+        files.load(file)
     lacking = small(setting, 0)
     del lacking.attrs["device"]
-    results.write(lacking, file)
-    with pytest.raises(results.SchemaError, match=rf"{file.name} lacks the attribute device"):
-        results.load(file)
-    results.write(small(setting, 0).drop_vars("check_alpha"), file)
-    with pytest.raises(results.SchemaError, match=rf"{file.name} lacks the variable check_alpha"):
-        results.load(file)
+    files.write(lacking, file)
+    with pytest.raises(files.SchemaError, match=rf"{file.name} lacks the attribute device"):
+        files.load(file)
+    files.write(small(setting, 0).drop_vars("check_alpha"), file)
+    with pytest.raises(files.SchemaError, match=rf"{file.name} lacks the variable check_alpha"):
+        files.load(file)
+    files.write(small(setting, 0).rename(check="approach_step", approach_step="check"), file)
+    with pytest.raises(files.SchemaError, match=rf"{file.name}: .* has dimensions"):
+        files.load(file)
+
+
+def test_a_loaded_run_describes_its_variables(home):
+    """Also one that was written before the table of variables was, without descriptions."""
+    setting = settings.get("mlp-cats-dogs", "test")
+    files.write(small(setting, 0), files.path(setting, 0))
+    loss = files.load(files.path(setting, 0)).approach_loss
+    assert loss.attrs["units"] == "loss"
+    assert loss.attrs["long_name"] == variables.get("approach_loss").long_name
 
 
 def test_a_write_that_fails_leaves_the_old_file(home, monkeypatch):
     setting = settings.get("mlp-cats-dogs", "test")
-    file = results.path(setting, 0)
-    results.write(small(setting, 0), file)
+    file = files.path(setting, 0)
+    files.write(small(setting, 0), file)
     before = file.read_bytes()
 
     def half(self, path, **_):
@@ -85,7 +100,7 @@ def test_a_write_that_fails_leaves_the_old_file(home, monkeypatch):
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
     with pytest.raises(OSError, match="no space left"):
-        results.write(small(setting, 0), file)
+        files.write(small(setting, 0), file)
     assert file.read_bytes() == before
     assert [f.name for f in file.parent.iterdir()] == [file.name]
 
@@ -97,15 +112,17 @@ DRIVER = """
 import os, signal, sys, types
 sys.path.insert(0, sys.argv[1])
 import jax, oracles
-from eoslib import experiments, results, settings, tracking
 from eoslib.objective import Objective
+from eoslib.trajectories import approach
+from selfstab import experiment, settings
+from selfstab.runs import checkpoints, compute
 
 def prepare(setting, seed, *, folder=None):
     print("computing", flush=True)
     with jax.enable_x64(True):
         objective = Objective.create(oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch(), dtype="float32")
         theta = objective.ravel(oracles.mlp_params())
-    return experiments.Experiment(objective, theta, None, types.SimpleNamespace(digest="none"))
+    return experiment.Experiment(objective, theta, None, types.SimpleNamespace(digest="none"))
 
 def killing(function, calls):
     left = [calls]
@@ -117,18 +134,18 @@ def killing(function, calls):
         return found
     return wrapped
 
-experiments.prepare = prepare
-results.CHECKPOINT_SECONDS = 0.0
+experiment.prepare = prepare
+checkpoints.CHECKPOINT_SECONDS = 0.0
 setting = settings.get(
     "mlp-cats-dogs", "test", learning_rate=oracles.RATE, tracked_steps=75, generalized=True, transport=20, strided=25
 )
 for folder, killed in zip(sys.argv[2::2], sys.argv[3::2]):
     os.environ["EOSLIB_RESULTS"] = folder
     if killed == "approach":
-        tracking._descend = killing(tracking._descend, 3)
+        approach.descend = killing(approach.descend, 3)
     elif killed == "middle":
-        results._Checkpoints.save = killing(results._Checkpoints.save, 3)  # the approach, then two chunks
-    results.compute(setting, 0, progress=False)
+        checkpoints.Checkpoints.save = killing(checkpoints.Checkpoints.save, 3)  # the approach, then two chunks
+    compute.compute(setting, 0, progress=False)
     print("done", flush=True)
 """
 
@@ -147,7 +164,7 @@ def runs(tmp_path_factory):
     whole, cut = (tmp_path_factory.mktemp(name) for name in ("whole", "cut"))
 
     def ends(*processes):
-        said = [process.communicate(timeout=300) for process in processes]
+        said = [process.communicate(timeout=1200) for process in processes]
         return [(process.returncode, out.split(), err[-2000:]) for process, (out, err) in zip(processes, said)]
 
     (first,) = ends(driver(whole, "never", cut, "approach"))
@@ -171,7 +188,7 @@ def test_two_that_ask_for_one_run_do_the_work_once(runs):
 
 def test_a_killed_run_ends_in_the_numbers_of_one_left_alone(runs):
     (file,) = (runs.whole / "test").iterdir()
-    expected, resumed = results.load(file), results.load(runs.cut / "test" / file.name)
+    expected, resumed = files.load(file), files.load(runs.cut / "test" / file.name)
     assert expected.sizes["t"] == 75
     assert expected.sizes["stride"] == 3
     assert set(expected.variables) == set(resumed.variables)
@@ -185,14 +202,14 @@ def test_a_killed_run_ends_in_the_numbers_of_one_left_alone(runs):
 def test_a_finished_run_is_loaded_and_leaves_no_checkpoint(runs, monkeypatch):
     monkeypatch.setenv("EOSLIB_RESULTS", str(runs.cut))
     assert not [f for f in (runs.cut / "checkpoints").rglob("*") if f.is_dir()]
-    attributes = results.load(next((runs.cut / "test").iterdir())).attrs
+    attributes = files.load(next((runs.cut / "test").iterdir())).attrs
     setting = settings.Setting(**json.loads(attributes["setting"]))
     assert setting.digest() == attributes["setting_digest"]
-    monkeypatch.setattr(results, "compute", None)  # would fail if called
-    assert results.load_or_run(setting, 0).attrs == attributes
+    monkeypatch.setattr(compute, "compute", None)  # would fail if called
+    assert compute.load_or_run(setting, 0).attrs == attributes
 
 
 def test_whole_cycles_begin_at_the_first_step_and_end_where_y_turns_positive_again():
     run = xr.Dataset({"y": ("t", [0.1, 2.0, -1.0, -2.0, 0.5, 1.0, -1.0, 0.0, -1.0])})
-    assert results.cycles(run).tolist() == [0, 4, 7]
-    assert results.cycles(run.isel(t=slice(3))).tolist() == [0]
+    assert quantities.cycles(run).tolist() == [0, 4, 7]
+    assert quantities.cycles(run.isel(t=slice(3))).tolist() == [0]

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 SETTLED = """async () => {
-  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+  await Promise.all([document.fonts.ready, window.MathJax?.startup?.promise]);
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => null)));
 }"""

@@ -25,13 +25,13 @@ class Following(NamedTuple):
     """Warm starts of the diagnostics."""
 
     vectors: Float[Array, "k p"]  # leading eigenvectors of ∇²L(θ†)
-    third: Float[Array, " p"]  # maximiser of |∇³L[w, w, w]|
-    fourth: Float[Array, " p"]  # maximiser of |∇⁴L[w, w, w, w]|
+    third: Float[Array, " p"]  # maximizer of |∇³L[w, w, w]|
+    fourth: Float[Array, " p"]  # maximizer of |∇⁴L[w, w, w, w]|
     shifted: Float[Array, " p"]  # leading eigenvector at θ† + v*
 
 
 def start(u: Float[Array, " p"]) -> Following:
-    """Cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
+    """Return a cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
     keys = jax.random.split(jax.random.key(1), PAIRS - 1)
     noise = jnp.stack([jax.random.normal(key, u.shape, u.dtype) for key in keys])
     return Following(jnp.concatenate([u[None], noise]), u, jnp.zeros_like(u), u)

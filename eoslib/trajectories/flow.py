@@ -1,4 +1,4 @@
-"""Gradient flow θ' = −∇L by a stabilised explicit method of second order."""
+"""Gradient flow θ' = −∇L by a stabilized explicit method of second order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FlowRecord(NamedTuple):
 
 
 def flow_start(objective: Objective, theta, eigenvector) -> FlowState:
-    """The flow's state at θ; one gradient."""
+    """Return the flow's state at θ; one gradient."""
     loss, gradient = objective.value_and_grad(theta)
     return FlowState(theta, loss, gradient, eigenvector, jnp.zeros((), theta.dtype))
 
@@ -73,7 +73,7 @@ def _chebyshev_step(force, theta, f0, h, stages):
 def flow_step(
     objective: Objective, rule: GradientDescent, state: FlowState, steps, *, tolerance: float = 1e-3
 ) -> tuple[FlowState, FlowRecord]:
-    """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilised explicit method.
+    """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilized explicit method.
 
     The number of stages grows like the square root of duration × sharpness, where Euler sub-steps grow linearly.
 

@@ -102,7 +102,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     x = jnp.vdot(geometry.eigenvector, v)
     predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
     predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
-    general, ratio, flow_theta, flow_loss = None, None, None, None
+    general, ratio, flow = None, None, None
     if options.generalized:
         generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
     transported, beta = state.transported, state.transported_beta
@@ -114,11 +114,13 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         transported = jnp.where(fresh, geometry.perpendicular, moved)
         beta = jnp.where(fresh, geometry.beta, beta)
     if options.flow:
-        flow_theta, flow_loss = flow_at(state.step)
+        if flow_at is None:
+            raise ValueError("options.flow needs flow_at, the flow's (θ, L) at a step; got None")
+        flow = variables.FlowMoment(*flow_at(state.step))
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
-        state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general,
-        flow_theta, flow_loss, ratio,
+        state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general, flow,
+        ratio,
     )  # fmt: skip
     started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
     if options.restart:

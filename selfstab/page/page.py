@@ -8,7 +8,7 @@ import datetime
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -20,7 +20,7 @@ from selfstab.page.style import style
 from selfstab.records.claims import SIGNS, judge
 from selfstab.records.paths import results_root
 from selfstab.records.store import FIGURE_FILES, write_json
-from selfstab.records.words import number, summarize_verdicts
+from selfstab.records.words import number, recording_note, summarize_verdicts
 from selfstab.runs import compute, files
 from selfstab.runs.provenance import environment
 from selfstab.source import numerical_digest
@@ -69,7 +69,7 @@ class Page:
         return found
 
     def provenance(self, runs: Sequence[xr.Dataset], scale: str | None = None) -> dict:
-        """Where a figure's numbers come from; without runs, from the notebook itself."""
+        """Return where a figure's numbers come from; without runs, from the notebook itself."""
         here = environment()
         attributes = [run.attrs for run in runs]
 
@@ -93,8 +93,12 @@ class Page:
             "date": gathered("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         }
 
-    def figure(self, fig, id: str, *, caption: str, alt: str, runs: Sequence[xr.Dataset] = ()) -> None:
+    def figure(
+        self, fig, id: str, *, caption: str, alt: str, runs: Sequence[xr.Dataset] = (), above: str | None = None
+    ) -> None:
         """Save a matplotlib figure as SVG, PDF, PNG and CSV, record it with its caption and provenance, and show it.
+
+        The caption of runs at another scale than the page's ends with how they were recorded.
 
         Args:
             fig: The figure; it is closed.
@@ -102,6 +106,7 @@ class Page:
             caption: To be read alone: what is drawn, and what it shows.  MyST Markdown.
             alt: What is seen, for a reader who does not see it.
             runs: Run datasets it was drawn from.
+            above: What stands in small letters above the panels, after the scale of the runs; None: nothing.
 
         Raises:
             ValueError: if the id is taken, or caption or alt text are missing or the alt text is a file name.
@@ -110,6 +115,12 @@ class Page:
             raise ValueError(f"figure id {id!r} is already used in {self.notebook}")
         if len(caption.split()) < 5 or len(alt.split()) < 5:
             raise ValueError(f"figure {id!r} needs a caption and an alt text of at least five words each")
+        scale = runs[0].attrs["scale"] if runs else self.scale
+        if scale != self.scale:
+            caption += f" {recording_note(*runs)}"
+        if above is not None:
+            words = f"{scale} scale{' (recorded)' * (scale != self.scale)}{above}"
+            fig.suptitle(words, fontsize=9, x=0.01, ha="left", color="#555555")
         folder = self.folder / "figures" / self.notebook
         folder.mkdir(parents=True, exist_ok=True)
         files = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
@@ -140,6 +151,19 @@ class Page:
     def say(self, text: str) -> None:
         """Show a sentence whose numbers were computed (MyST Markdown)."""
         display(Markdown(text))
+
+    def table(self, head: str, rows: Iterable[Sequence], *, before: str = "", after: str = "") -> None:
+        """Show a table (MyST Markdown).
+
+        Args:
+            head: Headings, with `` | `` between them.
+            rows: Cells of each row.
+            before: A paragraph above it.
+            after: A paragraph below it.
+        """
+        heads = head.split(" | ")
+        lines = (" | ".join(map(str, cells)) for cells in (heads, ["---"] * len(heads), *rows))
+        self.say("\n\n".join(filter(None, (before, "\n".join(f"| {line} |" for line in lines), after))))
 
     def claim(
         self,
@@ -199,7 +223,7 @@ class Page:
             )
 
     def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
-        """A :meth:`claim` for recorded runs: what they give is added to the claim of that id, and shown in the table.
+        """Return a :meth:`claim` for recorded runs: what they give is added to the claim of that id.
 
         Args:
             runs: The recorded runs that are judged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import doctest
+import html
 import importlib
 import json
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from browsing import PATIENCE
 
-from eoslib import results as run_files
+from eoslib.trajectories import variables
+from selfstab.runs import files as run_files
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
 NOTEBOOK = "01_progressive_sharpening"
@@ -92,7 +95,7 @@ def build(tmp_path: Path, text: str, results: Path) -> tuple[int, str, str]:
         [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going", str(source), str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE / 1000,
         env=os.environ | {"EOSLIB_RESULTS": str(results), "EOSLIB_BOOK_SCALE": "quick", "PYTHONWARNINGS": "default"},
     )
     page = tmp_path / "out" / "index.html"
@@ -142,7 +145,8 @@ def test_pages_made_of_records(tmp_path):
     known |= {"key": "a--eta0.02--seed0", "learning_rate": 0.02, "instability_step": 744, "single_direction_until": 300}
     known |= {"seconds": 5400.0, "device": "a machine"}
     recorded = xr.Dataset(
-        {name: ("n", np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES}, {"t": np.arange(1200)}
+        {name: (variables.get(name).dims, np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES},
+        {"t": np.arange(1200)},
     )
     recorded = recorded.assign_attrs(dict.fromkeys(run_files.REQUIRED_ATTRIBUTES, "?") | known)
     run_files.write(recorded, results / "paper" / "a--eta0.02--seed0.nc")
@@ -178,16 +182,18 @@ def test_pages_made_of_records(tmp_path):
 
 def test_source_line_is_the_one_in_the_source(tmp_path):
     results = write(tmp_path / "results", [CLAIM], [FIGURE])
-    status, messages, page = build(tmp_path, "{source}`reduced.orbit` {source}`geometry.LocalGeometry.beta`", results)
+    status, messages, page = build(
+        tmp_path, "{source}`selfstab.theory.reduced.orbit` {source}`eoslib.geometry.LocalGeometry.beta`", results
+    )
     assert status == 0, messages
-    lines = (EXTENSIONS.parents[1] / "eoslib" / "reduced.py").read_text().splitlines()
+    lines = (EXTENSIONS.parents[1] / "selfstab" / "theory" / "reduced.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if text.startswith("def orbit("))
     assert f"(line {line})" in page
-    assert 'href="_modules/eoslib/reduced.html#orbit"' in page
+    assert 'href="_modules/selfstab/theory/reduced.html#orbit"' in page
     assert 'href="_modules/eoslib/geometry.html#LocalGeometry"' in page
-    status, messages, _ = build(tmp_path, "{source}`reduced.never_written`", results)
+    status, messages, _ = build(tmp_path, "{source}`selfstab.theory.reduced.never_written`", results)
     assert status != 0
-    assert "eoslib has no 'reduced.never_written'" in messages
+    assert "there is no 'selfstab.theory.reduced.never_written'" in messages
 
 
 def test_record_without_its_chapter_fails_the_build(tmp_path):
@@ -234,3 +240,33 @@ def test_examples_in_docstrings(monkeypatch, name):
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert not failed
     assert tried
+
+
+def test_records_are_shown_as_they_were_written(tmp_path):
+    """Sentences and captions are MyST on one line, whatever begins them; names and alt texts are plain."""
+    claim = CLAIM | {
+        "sentence": "2. of *three* meet $S_1$,\n\n# not a heading.",
+        "quantity": "{S}* over 2/η",
+        "reason": "a < b_c_d & `code`: 3 | 4.",
+        "paper": "- the paper",
+    }
+    provenance = FIGURE["provenance"] | {"device": "A_CPU_ *fast* [2](x) $n$ <b>", "commit": "#1"}
+    alt = """Two: "a" # 'b' _c_ \\ {d}, <e>."""
+    figure = FIGURE | {"caption": "> It **rises**, * and _then_ falls_by_half.", "alt": alt, "provenance": provenance}
+    results = write(tmp_path / "results", [claim], [figure])
+    text = "```{claims-table}\n```\n\n```{figure-gallery}\n```\n\n```{status-report}\n```\n"
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    formula = '<span class="math notranslate nohighlight">\\(S_1\\)</span>'
+    assert f'<p class="claim-sentence">2. of <em>three</em> meet {formula}, # not a heading.</p>' in page
+    reason = (
+        'a &lt; b_c_d &amp; <code class="docutils literal notranslate"><span class="pre">code</span></code>: 3 | 4.'
+    )
+    assert f'<p class="claim-reason">{{S}}* over 2/η. Tolerance 0.05: {reason}</p>' in page
+    assert '<p class="claim-reason">The paper: - the paper</p>' in page
+    caption = "&gt; It <strong>rises</strong>, * and <em>then</em> falls_by_half."
+    assert f'<p class="figure-caption">{caption}</p>' in page
+    device = "A_CPU_ *fast* [2](x) $n$ &lt;b&gt;"
+    assert f"seed 0 · {device}, 1 thread · 1 min 15 s of computing · commit #1</p>" in page
+    assert f"<td><p>{device}</p></td>" in page
+    assert html.unescape(re.search(r'alt="([^"]*)"', page).group(1)) == alt
