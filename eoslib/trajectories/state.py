@@ -128,7 +128,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     following = TrackState(
         descent, state.flow, constrained, predicted, generalized, transported, beta, started, moment.y, state.step + 1
     )
-    return following, variables.values(moment, options)
+    return following, variables.values(moment)
 
 
 @jax.jit
