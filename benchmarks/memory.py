@@ -15,6 +15,7 @@ from starts import PAPER, SMALL, Size, instability, library_start, say
 
 from eoslib.rules import GradientDescent
 from eoslib.trajectories import programs
+from eoslib.trajectories import state as tracks
 
 
 def peak_rss() -> int:
@@ -34,7 +35,7 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
         start = library_start(edge)
 
         def step():
-            return state.advance(start.objective, GradientDescent(rate), start.state, 2, start.options)
+            return tracks.advance(start.objective, GradientDescent(rate), start.state, 2, start.options)
     else:
         state = reference.start(edge.objective, edge.theta, edge.eigenvector, rate)
 

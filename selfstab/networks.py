@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from selfstab import criteria
-from selfstab.data import MAX_TOKENS, VOCABULARY
+from selfstab.data.sentences import MAX_TOKENS, VOCABULARY
 from selfstab.settings import Setting
 
 Params = Any

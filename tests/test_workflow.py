@@ -1,4 +1,4 @@
-"""The verbs and the graph behind them, on a small project that needs no JAX: what runs again, and why; kill -9."""
+"""The targets and the graph behind them, on a small project that needs no JAX: what runs again, and why; kill -9."""
 
 from __future__ import annotations
 
@@ -230,9 +230,9 @@ def running_jobs(project: pathlib.Path) -> bool:
 
 
 def test_killed_and_called_again(project):
-    """Kill -9 of the verb leaves no process; the next call continues without a word of Snakemake's about locks."""
+    """Kill -9 of the target leaves no process; the next call continues without a word of Snakemake's about locks."""
     (project / "slow").touch()
-    # The shell stands for make: the verb is its child.
+    # The shell stands for make: the target is its child.
     shell = subprocess.Popen(["sh", "-c", f"{' '.join(command(project))}; true"], env=surroundings(project))
     wait_for(lambda: running_jobs(project))
     second = subprocess.run(
@@ -247,11 +247,11 @@ def test_killed_and_called_again(project):
     assert list((project / ".snakemake" / "locks").iterdir()), "the kill should leave Snakemake's lock behind"
 
     # Interrupted once more, this time politely, while the stale lock is cleared and the work goes on.
-    verb = subprocess.Popen(command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True)
+    target = subprocess.Popen(command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: running_jobs(project))
-    verb.send_signal(signal.SIGINT)
-    _, told = verb.communicate(timeout=PATIENCE)
-    assert verb.returncode == 130
+    target.send_signal(signal.SIGINT)
+    _, told = target.communicate(timeout=PATIENCE)
+    assert target.returncode == 130
     assert "continuing" in told
     assert "Stopped. `make figures SCALE=test` continues from here." in told
     assert not working(project)
@@ -281,8 +281,8 @@ def test_make_explains_itself(project):
         return subprocess.run(asked, cwd=project, env=os.environ | variables, capture_output=True, text=True)
 
     listed = make("help").stdout
-    for verb in ("book", "figures", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
-        assert f"make {verb} " in listed
+    for target in ("book", "figures", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
+        assert f"make {target} " in listed
     for wrong in ("SCALE=huge", "SEED=one", "JOBS=0"):
         told = make("book", wrong)
         assert told.returncode != 0

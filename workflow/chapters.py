@@ -214,8 +214,8 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         }
         runs = run_files(root, figure["provenance"])
         offered += runs
-        told = provenance(figure, runs, rests_on(code))
-        cells.append(nbformat.v4.new_markdown_cell(told, id=f"provenance-{figure['id']}"[:64]))
+        lines = provenance(figure, runs, rests_on(code))
+        cells.append(nbformat.v4.new_markdown_cell(lines, id=f"provenance-{figure['id']}"[:64]))
     notebook.cells = with_exercises(cells, name)
     # Sentences that a cell shows may hold formulas.
     notebook.metadata["mystnb"] = {"render_markdown_format": "myst"} | notebook.metadata.get("mystnb", {})

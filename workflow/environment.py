@@ -112,8 +112,8 @@ def main() -> int:
         print(busy, file=sys.stderr)
         return 1
     except subprocess.CalledProcessError:
-        told = "pip could not install the packages (its reason is above). The first call needs the package index."
-        print(f"{told} Call again to retry.", file=sys.stderr)
+        reason = "pip could not install the packages (its reason is above). The first call needs the package index."
+        print(f"{reason} Call again to retry.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The next call makes the environment from the start.", file=sys.stderr)

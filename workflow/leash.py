@@ -1,4 +1,4 @@
-"""Processes that end with their parent: nothing stays behind, however a verb is stopped.
+"""Processes that end with their parent: nothing stays behind, however a target is stopped.
 
 Ctrl-C reaches every process of a terminal, ``kill -9`` only one.  So each process of the graph watches its parent and,
 once that is gone, ends itself and all that it started.  Being cut off is harmless: files are written in one stroke and

@@ -1,4 +1,4 @@
-"""The verbs that work on the graph: one at a time, stopped at any moment, continued by calling again.
+"""The targets that work on the graph: one at a time, stopped at any moment, continued by calling again.
 
 A process that is interrupted or killed takes everything that it started with it (``leash.py``).  What it leaves behind,
 Snakemake's lock and files that it was about to write, is cleared here at the next call, after making sure that nobody
@@ -25,7 +25,7 @@ ENGINE = pathlib.Path(__file__).with_name("engine.py")
 
 
 def others() -> list[psutil.Process]:
-    """Living Snakemake processes in this checkout that no verb started (somebody called it directly)."""
+    """Living Snakemake processes in this checkout that no target started (somebody called it directly)."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = process.info["cmdline"] or []
@@ -63,9 +63,9 @@ def clear_stale_lock() -> None:
         str(ROOT),
         "--unlock",
     ]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        raise Busy(f"The last run was killed and what it left could not be cleared:\n{told.stderr}")
+    unlocked = subprocess.run(command, capture_output=True, text=True)
+    if unlocked.returncode:
+        raise Busy(f"The last run was killed and what it left could not be cleared:\n{unlocked.stderr}")
     print("The last run was interrupted; continuing it.", file=sys.stderr, flush=True)
 
 
@@ -91,7 +91,7 @@ def work(target: str, scale: str, seed: int, jobs: int) -> int:
     return status
 
 
-def told(target: str, scale: str, seconds: float) -> str:
+def summary(target: str, scale: str, seconds: float) -> str:
     """What there is now and where."""
     folder = pathlib.Path(os.environ.get("EOSLIB_RESULTS") or ROOT / "results") / scale
     claims = json.loads((folder / "claims.json").read_text())
@@ -111,7 +111,7 @@ def interrupt(signum, frame):
 def main() -> int:
     """``make.py figures|book --scale SCALE --seed SEED --jobs JOBS``."""
     parser = argparse.ArgumentParser(prog="make.py")
-    parser.add_argument("verb", choices=["figures", "book"])
+    parser.add_argument("target", choices=["figures", "book"])
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -121,14 +121,14 @@ def main() -> int:
     leash()
     begun = time.monotonic()
     try:
-        status = work(asked.verb, asked.scale, asked.seed, asked.jobs)
+        status = work(asked.target, asked.scale, asked.seed, asked.jobs)
     except Busy as busy:
         print(busy, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     if status == 0:
-        print(told(asked.verb, asked.scale, time.monotonic() - begun), flush=True)
+        print(summary(asked.target, asked.scale, time.monotonic() - begun), flush=True)
     return status
 
 

@@ -109,8 +109,10 @@ class ApiReference(SphinxDirective):
         attributes = {"refdomain": "py", "reftype": "obj", "reftarget": target, "refwarn": True}
         link = addnodes.pending_xref("", nodes.literal("", f"eoslib.{name}"), refdoc=self.env.docname, **attributes)
         sentence = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
-        told = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", sentence)
-        return nodes.definition_list_item("", nodes.term("", "", link), nodes.definition("", nodes.paragraph("", told)))
+        found = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", sentence)
+        return nodes.definition_list_item(
+            "", nodes.term("", "", link), nodes.definition("", nodes.paragraph("", found))
+        )
 
     def module(self, name: str, title: str) -> nodes.section:
         code = f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :no-value:\n```"
@@ -125,8 +127,8 @@ def fields_of(thing: type) -> dict[str, str]:
     except (OSError, TypeError):
         return {}
     found = re.findall(r"^    (\w+): ([^#\n]+?)(?:\s*#\s*(.*))?$", source, flags=re.MULTILINE)
-    told = {name: (annotation.partition(" = ")[0].strip(), comment) for name, annotation, comment in found}
-    return {name: told[name] for name in names if name in told}
+    found = {name: (annotation.partition(" = ")[0].strip(), comment) for name, annotation, comment in found}
+    return {name: found[name] for name in names if name in found}
 
 
 def describe_fields(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
@@ -178,10 +180,10 @@ def skip_fields(app: Sphinx, what: str, name: str, thing, skip: bool, options) -
     """Leave out what Python says by itself: "alias for field number 0" and members without a docstring of their own."""
     if (inspect.getdoc(thing) or "").startswith("Alias for field number"):
         return True
-    # A plain default value of a dataclass field, or the number of a status, is told by the class.
+    # A plain default value of a dataclass field, or the number of a status, is found by the class.
     if what in ("class", "exception") and not callable(thing) and not isinstance(thing, (property, enum.Enum)):
         return True
-    # autodoc would list an undocumented method; here it is an error of the library, told by its own lint.
+    # autodoc would list an undocumented method; here it is an error of the library, found by its own lint.
     return None
 
 

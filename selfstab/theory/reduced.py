@@ -35,7 +35,7 @@ def _positive(**values: ArrayLike) -> None:
 
 
 def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0):
-    """One gradient-descent step of :class:`ToyLoss` in (x, y); any broadcastable shapes.
+    """Take one gradient-descent step of :class:`ToyLoss` in (x, y); any broadcastable shapes.
 
     Args:
         x: Displacement along u (length).
@@ -53,7 +53,7 @@ def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0):
 
 
 def iterate(x, y, steps: int, **parameters) -> tuple[Array, Array]:
-    """The map's track from (x, y): two arrays of shape (steps + 1, ...), the start first.
+    """Iterate the map from (x, y): two arrays of shape (steps + 1, ...), the start first.
 
     ``parameters`` are those of :func:`reduced_step`.  A diverging track ends in inf or NaN, which the caller sees.
     """
@@ -76,7 +76,7 @@ def _flow_in_logarithms(_, state, strengths):
 
 
 def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> tuple[Array, Array]:
-    """The flow's (|x|, y) at increasing ``times`` τ = ηt ≥ 0, started from scalars (x ≠ 0, y) at τ = 0.
+    """Integrate the flow's (|x|, y) to increasing ``times`` τ = ηt ≥ 0, started from scalars (x ≠ 0, y) at τ = 0.
 
     Integrated in ln|x|, so that |x| stays positive over any number of decades.  ``tolerance`` is the solver's local
     error per step (absolute and relative); 1e-12 leaves float64 three digits for rounding.  Fails with diffrax's own
@@ -106,17 +106,17 @@ def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> t
 
 
 def radius(*, alpha, beta):
-    """δ = √(2α/β), a length: the flow rests at |x| = δ, y = 0, where the map hops between x = ±δ."""
+    """Return δ = √(2α/β), a length: the flow rests at |x| = δ, y = 0, where the map hops between x = ±δ."""
     return jnp.sqrt(radius_squared(alpha, beta))
 
 
 def conserved(x, y, *, alpha, beta):
-    """H = y²/2 + βx²/4 − α ln|x| (curvature², up to α·ln of the unit of length), constant along the flow."""
+    """Return H = y²/2 + βx²/4 − α ln|x| (curvature², up to α·ln of the unit of length), constant along the flow."""
     return y**2 / 2 + beta * x**2 / 4 - alpha * jnp.log(jnp.abs(x))
 
 
 def map_drift(x, y, *, learning_rate, alpha, beta):
-    """Growth of H in one undamped map step to second order in η: ½η²[(α − βx²/2)² + y²(α + βx²/2)], never negative.
+    """Return the growth of H in an undamped map step to second order in η: ½η²[(α − βx²/2)² + y²(α + βx²/2)] ≥ 0.
 
     In X = x/δ, Y = y/√α this is α·(ε²/2)[(1 − X²)² + Y²(1 + X²)]: the map spirals outwards.
     """
@@ -125,7 +125,7 @@ def map_drift(x, y, *, learning_rate, alpha, beta):
 
 
 def damping_threshold(*, learning_rate, alpha):
-    """2ε²: the map's 2-cycle x = ±δ attracts iff the damping d exceeds it (d < 2 + ε² being understood)."""
+    """Return 2ε²: the map's 2-cycle x = ±δ attracts iff the damping d exceeds it (d < 2 + ε² being understood)."""
     return 2 * epsilon(jnp.asarray(alpha, float), learning_rate) ** 2
 
 
@@ -137,7 +137,7 @@ def _energy_gap(x0, alpha, beta):
 
 
 def peak_amplitude(x0, *, alpha, beta):
-    """Largest |x| of the cycle through (x₀, y = 0), a length: δ·√(−W₋₁(−X₀² e^{−X₀²})).
+    """Return the largest |x| of the cycle through (x₀, y = 0), a length: δ·√(−W₋₁(−X₀² e^{−X₀²})).
 
     The upper branch of z − ln z = X₀² − ln X₀² for z = X², by Newton's method from an upper bound, whence it falls
     monotonically; eight steps reach rounding for every X₀ (tested against scipy's Lambert W).  About δ√(2 ln(δ/|x₀|)).
@@ -151,17 +151,17 @@ def peak_amplitude(x0, *, alpha, beta):
 
 
 def peak_sharpness(x0, *, alpha, beta):
-    """Largest y of the cycle through (x₀, 0), a curvature: √α·√(X₀² − 2 ln X₀ − 1), reached where |x| = δ."""
+    """Return the largest y of the cycle through (x₀, 0), a curvature: √α·√(X₀² − 2 ln X₀ − 1), met where |x| = δ."""
     return jnp.sqrt(alpha) * jnp.sqrt(2 * _energy_gap(x0, alpha, beta))
 
 
 def small_period(*, learning_rate, alpha):
-    """√2·π/ε steps: the period of small oscillations around (δ, 0)."""
+    """Return √2·π/ε steps, the period of small oscillations around (δ, 0)."""
     return jnp.sqrt(2.0) * jnp.pi / epsilon(jnp.asarray(alpha, float), learning_rate)
 
 
 def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
-    """Period in steps (not rounded) of the cycle through the scalar (x₀, 0), 0 < |x₀| < δ, by quadrature.
+    """Return the period in steps (not rounded) of the cycle through the scalar (x₀, 0), 0 < |x₀| < δ, by quadrature.
 
     w = ln X moves in the potential e^{2w}/2 − w, so the period is 2∫dw/√(2(E − V)) between the turning points; with
     w = mean + half·sin φ the integrand is smooth and periodic in φ, and the midpoint rule converges faster than any
@@ -263,7 +263,7 @@ class ToyLoss(NamedTuple):
     drift: float | None = None  # g, the slope along z
 
     def loss(self, theta: ArrayLike) -> ArrayLike:
-        """The loss at θ of shape (2,), or (3,) with ``drift``."""
+        """Return the loss at θ of shape (2,), or (3,) with ``drift``."""
         x, w = theta[0], theta[1]
         curvature = GradientDescent(self.learning_rate).edge + self.beta**0.5 * w
         valley = curvature * x**2 / 2 + self.skew * x**3 / 6 + self.quartic * x**4 / 4
@@ -271,7 +271,7 @@ class ToyLoss(NamedTuple):
         return value if self.drift is None else value - self.drift * theta[2]
 
     def geometry(self, theta: ArrayLike) -> ToyGeometry:
-        """Closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
+        """Return closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
         x, w, root = theta[0], theta[1], self.beta**0.5
         curvature = GradientDescent(self.learning_rate).edge + root * w
         along = curvature + self.skew * x + 3 * self.quartic * x**2
@@ -301,7 +301,7 @@ class ToyLoss(NamedTuple):
         )
 
     def constrained(self, steps: int) -> Array:
-        """Constrained gradient descent from θ = 0, shape (steps + 1, p): at rest, or drifting along z."""
+        """Return constrained gradient descent from θ = 0, shape (steps + 1, p): at rest, or drifting along z."""
         moved = self.learning_rate * (self.drift or 0.0) * jnp.arange(steps + 1, dtype=float)
         still = jnp.zeros_like(moved)
         return jnp.stack([still, still] + ([] if self.drift is None else [moved]), axis=1)
