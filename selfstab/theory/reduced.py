@@ -297,7 +297,7 @@ class ToyLoss(NamedTuple):
             d_sharpness,
             alpha,
             beta,
-            2 * alpha / beta,
+            radius_squared(alpha, beta),
         )
 
     def constrained(self, steps: int) -> Array:
