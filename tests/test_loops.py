@@ -1,6 +1,5 @@
 """The loop that runs at least once, against a loop in Python; how often its body is traced and run."""
 
-import doctest
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eoslib import loops
 from eoslib.loops import do_while
 
 
@@ -72,7 +70,3 @@ def test_it_works_side_by_side_with_each_its_own_number_of_runs():
     starts = jnp.array([1.0, 8.0, 1000.0])
     _, found = jax.vmap(lambda x: do_while(lambda x: (x, x / 2, x > 1), x))(starts)
     np.testing.assert_array_equal(found, [0.5, 0.5, 1000 / 2**11])
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(loops) == (0, 4)

@@ -1,7 +1,5 @@
 """Update rules: their edge and update in closed form, and how what is no learning rate is refused."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +62,3 @@ def test_several_rates_at_once_are_refused(rate):
 
 def test_a_further_direction_counts_shortly_before_the_edge():
     assert rules.EDGE_FRACTION * GradientDescent(0.02).edge == pytest.approx(1.9 / 0.02)
-
-
-def test_the_examples_in_the_docstring_hold():
-    assert doctest.testmod(rules) == (0, 2)
