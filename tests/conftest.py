@@ -1,6 +1,7 @@
 """Strict numerics for every test: double precision at hand, no silent promotion, shapes checked at run time."""
 
 import os
+import pickle
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
@@ -14,6 +15,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusi
 
 import jax
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
@@ -110,22 +112,24 @@ def edge(network):
 
 
 @pytest.fixture(scope="session")
-def tracked(network, edge):
+def tracked(network, edge, shared):
     """Every trajectory of the small network from the edge on, the state at each step kept: (Dataset, states).
 
     One step a chunk, so that the state is seen at each; ``states[t]`` is a TrackState, ``states[-1]`` that at the end.
+    The first worker that asks computes it for all.
     """
     import oracles
 
     from eoslib.trajectories.state import Options
     from eoslib.trajectories.track import track_from
 
-    states = []
-    options = Options(
-        generalized=True, transport=oracles.TRANSPORT, start=0.0, kick=0.5, chunk=1, strided=oracles.STRIDED
-    )
-    data = track_from(
-        network[0], *edge, oracles.RATE, steps=oracles.STEPS, options=options, progress=False,
-        restore=lambda start: states.append(start[0]), save=lambda kept, _: states.append(kept[0]),
-    )  # fmt: skip
-    return data, states
+    kept, states = shared / "tracked.pickle", []
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.exists():
+            data = track_from(
+                network[0], *edge, oracles.RATE, steps=oracles.STEPS, options=Options(**oracles.OPTIONS),
+                progress=False, restore=lambda start: states.append(start[0]),
+                save=lambda now, _: states.append(now[0]),
+            )  # fmt: skip
+            kept.write_bytes(pickle.dumps((data, states)))
+        return pickle.loads(kept.read_bytes())

@@ -23,17 +23,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def whole(network, edge, tracked):
-    """A track that records everything, its approach too, of two steps; programs are those of ``tracked``."""
-    found = Approach(
-        *edge, 0, EdgeStatus.AT_START, np.ones(1),
-        {name: np.ones(1) for name in ("step", "sharpness", "alpha", "gradient_norm")},
-    )  # fmt: skip
-    options = Options(
-        generalized=True, transport=oracles.TRANSPORT, start=0.0, kick=0.5, chunk=1, strided=oracles.STRIDED
-    )
+    """A track that records everything, its approach too: the shared one, resumed at its end."""
+    data, states = tracked
+    records = {
+        name: [series.values] if series.dims == ("t",) else [*map(np.asarray, series.values)]
+        for name, series in data.data_vars.items()
+    }
+    checks = {name: np.ones(1) for name in ("step", "sharpness", "alpha", "gradient_norm")}
     return run(
-        network[0], edge[0], oracles.RATE, steps=2, edge_steps=1, options=options, progress=False, approach=found
-    )
+        network[0], edge[0], oracles.RATE, steps=oracles.STEPS, edge_steps=1, options=Options(**oracles.OPTIONS),
+        progress=False, approach=Approach(*edge, 0, EdgeStatus.AT_START, np.ones(1), checks),
+        restore=lambda start: ((states[-1], start[1]), records),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def test_a_track_records_exactly_the_table(whole, tracked):
     assert list(dict.fromkeys(row.name for row in VARIABLES)) == [row.name for row in VARIABLES]  # no name twice
     assert set(whole.data_vars) == {row.name for row in VARIABLES}
     before = {row.name for row in VARIABLES if row.dims in (("approach_step",), ("check",))}
+    xr.testing.assert_equal(whole[list(tracked[0].data_vars)], tracked[0])
     assert set(tracked[0].data_vars) == {row.name for row in VARIABLES} - before
     assert set(whole.coords) == {"approach_step", "t", "interval", "stride"}
 
