@@ -15,7 +15,7 @@ from eoslib import rules
 from eoslib.eigen import random_direction
 from eoslib.geometry import LocalGeometry, local_geometry_and_products
 from eoslib.loops import do_while
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 from eoslib.stable_set import floor_correction, restoring_move, sharpness_correction, violation
 
@@ -88,12 +88,12 @@ def constrained_step(
     carry = (state.theta, state.eigenvector.astype(objective.dtype), zero, zero)
     (geometry, products), (theta, _, _, rounds) = do_while(center, carry)
     u, perpendicular = geometry.eigenvector, geometry.perpendicular
-    slope = jnp.vdot(u, geometry.gradient)
+    slope = inner(u, geometry.gradient)
     # The last bend turned from ∇S⊥ of the last center to that of this one, within the plane orthogonal to u.
     turn = -state.correction.astype(objective.dtype) * perpendicular - state.bend.astype(objective.dtype)
-    turn = jnp.where(rounds > 1, 0, turn - jnp.vdot(u, turn) * u)
+    turn = jnp.where(rounds > 1, 0, turn - inner(u, turn) * u)
     plain = geometry.sharpness + rule.learning_rate * geometry.alpha  # S after the plain step, to first order
-    excess = (plain + jnp.vdot(perpendicular, turn) - rule.edge).astype(objective.dtype)
+    excess = (plain + inner(perpendicular, turn) - rule.edge).astype(objective.dtype)
     bend = sharpness_correction(geometry, excess)
     rest = ((1 - rule.learning_rate * geometry.sharpness) * slope).astype(objective.dtype)
     move = -rule.learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)

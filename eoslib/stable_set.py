@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from eoslib import rules
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.loops import do_while
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -62,7 +62,7 @@ class Projection(NamedTuple):
 def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
     """Return the relative violation of the two conditions of M by the point whose geometry is given."""
     excess = jnp.maximum(geometry.sharpness / rule.edge - 1, 0)
-    slope = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient))
+    slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
     norm = jnp.linalg.norm(geometry.gradient)
     return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
 
@@ -83,7 +83,7 @@ def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Arra
     """Return the move of one round: Newton along u alone while far up the wall, both corrections together after."""
     up_the_wall = violation(geometry, rule).slope > 0.05
     excess = jnp.where(up_the_wall, 0, geometry.sharpness - rule.edge).astype(geometry.sharpness.dtype)
-    slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
+    slope = inner(geometry.eigenvector, geometry.gradient)
     return floor_correction(geometry, slope) + sharpness_correction(geometry, excess)
 
 
@@ -129,9 +129,9 @@ def project(
 
     def status_of(theta, geometry):
         off = violation(geometry, rule)
-        tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(
-            geometry.sharpness
-        ) * resolution * (jnp.linalg.norm(theta).astype(objective.dtype))
+        tiny = jnp.abs(inner(geometry.eigenvector, geometry.gradient)) <= jnp.abs(geometry.sharpness) * resolution * (
+            jnp.linalg.norm(theta).astype(objective.dtype)
+        )
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
         status = jnp.where(
             feasible,

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import leading_eigenpair
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -50,7 +50,7 @@ def look(
     """
     u = (state.older / jnp.linalg.norm(state.older)).astype(objective.dtype)
     loss, gradient, hvp = objective.gradient_and_hvp(state.theta, u)
-    value = jnp.vdot(u, hvp)
+    value = inner(u, hvp)
     residual = jnp.linalg.norm(hvp - value * u)
 
     def refine(_):
@@ -107,7 +107,8 @@ def _train(objective: Objective, state, rates, every: int, relative: bool) -> Tr
         return state, (kept, series)
 
     state, (kept, series) = jax.lax.scan(block, state, rates.reshape(-1, every))
-    return Training(*(values.reshape(-1) for values in series), position(state), kept)
+    loss, rate, sharpness, products = (values.reshape(-1) for values in series)
+    return Training(loss, rate, sharpness, products, position(state), kept)
 
 
 def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import leading_eigenpair
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -87,7 +87,7 @@ def flow_step(
     theta = state.theta
     u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
     hvp = objective.hvp(theta, u)
-    value = jnp.vdot(u, hvp)
+    value = inner(u, hvp)
 
     def refine(_):
         pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, tolerance=1e-2, max_products=100)
@@ -149,7 +149,7 @@ def interpolation(rule: GradientDescent, before: FlowState, after: FlowState, st
             return a * p + b * q + c * dp + d * dq
 
         theta = blend(before.theta, after.theta, -before.gradient, -after.gradient)
-        fall = [-jnp.vdot(g, g) for g in (before.gradient, after.gradient)]  # dL/dt = −‖∇L‖²
+        fall = [-inner(g, g) for g in (before.gradient, after.gradient)]  # dL/dt = −‖∇L‖²
         return theta, blend(before.loss, after.loss, *fall)
 
     return at

@@ -10,15 +10,15 @@ read them; to record another variable add a row here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
 from eoslib.geometry import LocalGeometry
+from eoslib.objective import inner
 from eoslib.stable_set import Violation
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.prediction import PredictedRecord
@@ -53,17 +53,17 @@ class Moment(NamedTuple):
     @property
     def x(self) -> Float[Array, ""]:
         """Return x = u·v."""
-        return jnp.vdot(self.geometry.eigenvector, self.v)
+        return inner(self.geometry.eigenvector, self.v)
 
     @property
     def y(self) -> Float[Array, ""]:
         """Return y = ∇S⊥·v."""
-        return jnp.vdot(self.geometry.perpendicular, self.v)
+        return inner(self.geometry.perpendicular, self.v)
 
     @property
     def sharpness_linear(self) -> Float[Array, ""]:
         """Return S† + ∇S·v."""
-        return self.geometry.sharpness + jnp.vdot(self.geometry.sharpness_gradient, self.v)
+        return self.geometry.sharpness + inner(self.geometry.sharpness_gradient, self.v)
 
     @property
     def sharpness_across(self) -> Float[Array, ""]:
@@ -80,8 +80,9 @@ class Variable(NamedTuple):
     long_name: str
     source: str  # function of eoslib that computes it
     dims: tuple[str, ...]
-    needs: str  # the option of a track that switches it on
-    compute: Callable[[Moment], Any] | None  # for variables of every step
+    place: (
+        str  # in a Moment, for variables of every step: the path of an attribute, or "norm of" one, or of a difference
+    )
 
 
 #: What computes the parts of a :class:`Moment`, and what is recorded beside the steps.
@@ -100,29 +101,19 @@ _SOURCES = {
 }
 
 
-def _value(place: str) -> Callable[[Moment], Any]:
-    """Read a place: the path of an attribute, or "norm of" a path or of the difference of two."""
-    first, _, second = place.removeprefix("norm of ").partition(" - ")
-    if not place.startswith("norm of "):
-        return attrgetter(place)
-    return lambda m: jnp.linalg.norm(attrgetter(first)(m) - (attrgetter(second)(m) if second else 0))
-
-
-def _rows(*rows: tuple[str, str, str, str, str], dims: tuple[str, ...] = ("t",), needs: str = "") -> list[Variable]:
-    """Rows (name, units, symbol, long name, place in a Moment); beside the steps the place is a key of _SOURCES."""
+def _rows(*rows: tuple[str, str, str, str, str], dims: tuple[str, ...] = ("t",)) -> list[Variable]:
+    """Rows (name, units, symbol, long name, place); beside the steps the place is a key of :data:`_SOURCES`."""
     found = []
     for name, units, symbol, words, place in rows:
         head, *rest = place.removeprefix("norm of ").split(" ")[0].split(".")
         source = _SOURCES.get(head, "trajectories.state.step")
         if head == "geometry" and not place.startswith("norm"):
             source = f"{source}.{rest[0]}" if hasattr(LocalGeometry, rest[0]) else source
-        found.append(
-            Variable(name, units, symbol, words, source, dims, needs, _value(place) if dims == ("t",) else None)
-        )
+        found.append(Variable(name, units, symbol, words, source, dims, place))
     return found
 
 
-def _prediction(kind: str, words: str, star: str, needs: str = "") -> list[Variable]:
+def _prediction(kind: str, words: str, star: str) -> list[Variable]:
     """The variables of a prediction; ``kind`` is its field of :class:`Moment`."""
     return _rows(
         (f"{kind}_x", "length", f"x{star}", f"displacement along u of the {words}", f"{kind}.x"),
@@ -131,7 +122,6 @@ def _prediction(kind: str, words: str, star: str, needs: str = "") -> list[Varia
         (f"{kind}_sharpness", "curvature", f"S{star}", f"sharpness of the {words}", f"{kind}.sharpness"),
         (f"{kind}_distance", "length", f"‖v{star}‖", f"distance of the {words} from θ†", f"norm of {kind}.v"),
         (f"{kind}_error", "length", f"‖v − v{star}‖", f"distance of the {words} from θ", f"norm of {kind}.v - v"),
-        needs=needs,
     )
 
 
@@ -159,7 +149,7 @@ VARIABLES: tuple[Variable, ...] = (
         ("predicting", "1", "", "whether the prediction runs on its own", "predicting"),
     ),
     *_prediction("predicted", "prediction", "*"),
-    *_prediction("generalized", "generalized prediction", "ᵍ", needs="generalized"),
+    *_prediction("generalized", "generalized prediction", "ᵍ"),
     *_rows(
         ("constrained_loss", "loss", "L(θ†)", "loss of the constrained path", "geometry.loss"),
         (
@@ -183,7 +173,7 @@ VARIABLES: tuple[Variable, ...] = (
         ("violation", "1", "(Sη/2 − 1)₊", "relative violation of S ≤ 2/η by θ†", "violation.sharpness"),
         ("slope", "1", "|u·∇L|/‖∇L‖", "relative slope along u at θ†", "violation.slope"),
     ),
-    *_rows(("transport", "1", "β_{s→t}/β_s", "transported product", "transport"), needs="transport"),
+    *_rows(("transport", "1", "β_{s→t}/β_s", "transported product", "transport")),
     *_rows(
         ("flow_loss", "loss", "L", "loss of gradient flow", "flow.loss"),
         (
@@ -194,7 +184,6 @@ VARIABLES: tuple[Variable, ...] = (
             "norm of flow.theta - constrained.theta",
         ),
         ("flow_gd_distance", "length", "‖θ_f − θ‖", "distance of flow from θ", "norm of flow.theta - theta"),
-        needs="flow",
     ),
     *_rows(
         ("flow_sharpness", "curvature", "S", "sharpness of gradient flow", "flow"),
@@ -233,12 +222,17 @@ def get(name: str) -> Variable:
     return _BY_NAME[name]
 
 
-def values(moment: Moment, options) -> dict[str, Array]:
-    """Compute the variables of one step that a track's options ask for, in the precision of the positions."""
+def values(moment: Moment) -> dict[str, Array]:
+    """Compute the variables of one step, of what the moment has, in the precision of the positions."""
     found = {}
     for row in VARIABLES:
-        if row.compute is not None and (not row.needs or getattr(options, row.needs)):
-            found[row.name] = jnp.asarray(row.compute(moment)).astype(moment.theta.dtype)
+        first, _, second = row.place.removeprefix("norm of ").partition(" - ")
+        if row.dims != ("t",) or getattr(moment, first.partition(".")[0]) is None:
+            continue
+        value = attrgetter(first)(moment)
+        value = value - attrgetter(second)(moment) if second else value
+        value = jnp.linalg.norm(value) if row.place.startswith("norm of ") else value
+        found[row.name] = jnp.asarray(value).astype(moment.theta.dtype)
     return found
 
 

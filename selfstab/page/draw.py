@@ -20,7 +20,7 @@ def write(ax, x, y, text, color="edge", *, frame="data", fontsize=9, **how) -> N
         y: Place.
         text: What is written.
         color: A name in :data:`COLORS`, or any color.
-        frame: ``"data"``, ``"axes"``, or ``"xaxis"`` or ``"yaxis"`` where the other coordinate is a fraction of the panel.
+        frame: ``"data"``, ``"axes"``; or ``"xaxis"``, ``"yaxis"``, where the other coordinate is a fraction of the panel.
         fontsize: Size in points.
         how: More words for :meth:`matplotlib.axes.Axes.text`.
     """
