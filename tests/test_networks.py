@@ -1,6 +1,5 @@
 """Networks: shapes, initialization, symmetries, and derivatives in float64 against finite differences."""
 
-import doctest
 import functools
 
 import flax.linen as nn
@@ -275,7 +274,3 @@ def test_per_sample_losses_are_the_criterion_of_the_outputs(criterion):
     assert losses.shape == (4,)
     expected = criteria.get(criterion)(networks.apply(module, params, images), jnp.asarray(targets))
     np.testing.assert_array_equal(losses, expected)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(networks) == (0, 5)

@@ -1,6 +1,5 @@
 """The table of chapters and runs: every chapter has its notebook, no run stands twice, larger ones come first."""
 
-import doctest
 import json
 import pathlib
 
@@ -45,7 +44,3 @@ def test_every_run_names_a_known_experiment_and_known_scales():
         assert run.scales
         assert set(run.scales) <= set(settings.SCALES)
         assert {run.setting(scale).name for scale in run.scales} == {run.name}
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(chapters) == (0, 1)

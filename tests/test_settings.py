@@ -1,7 +1,6 @@
 """The table of named experiments: every row valid, every mistake named, and no JAX to read it."""
 
 import dataclasses
-import doctest
 import subprocess
 import sys
 
@@ -115,7 +114,3 @@ def test_what_the_graph_and_the_book_read_imports_no_jax():
     modules = "selfstab.settings, selfstab.chapters, selfstab.records.store, selfstab.source"
     code = f"import {modules}, sys; assert not {{'jax', 'eoslib'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(settings) == (0, 2)
