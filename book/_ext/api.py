@@ -86,9 +86,7 @@ class ApiReference(SphinxDirective):
     def parsed(self, text: str) -> list[nodes.Node]:
         holder = nodes.Element()
         self.state.nested_parse(
-            StringList(text.splitlines(), source=self.get_source_info()[0]),
-            self.content_offset,
-            holder,
+            StringList(text.splitlines(), source=self.get_source_info()[0]), self.content_offset, holder
         )
         return holder.children
 
@@ -137,13 +135,7 @@ def describe_fields(app: Sphinx, what: str, name: str, thing, options, lines: li
         return
     fields = fields_of(thing)
     if fields:
-        lines.extend(
-            [
-                "",
-                *(f":ivar {field}: ``{shape}`` {comment}" for field, (shape, comment) in fields.items()),
-                "",
-            ]
-        )
+        lines.extend(["", *(f":ivar {field}: ``{shape}`` {comment}" for field, (shape, comment) in fields.items()), ""])
 
 
 class PlainAttributes:
