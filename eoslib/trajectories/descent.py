@@ -107,7 +107,7 @@ def _train(objective: Objective, state, rates, every: int, relative: bool) -> Tr
         return state, (kept, series)
 
     state, (kept, series) = jax.lax.scan(block, state, rates.reshape(-1, every))
-    return Training(*(values.reshape(-1) for values in series), position(state), kept)
+    return Training._make([*(values.reshape(-1) for values in series), position(state), kept])
 
 
 def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:
