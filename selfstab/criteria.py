@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Num
 
-from selfstab.settings import Setting
+from selfstab.settings import Setting, check_known
 
 Criterion = Callable[[Array, Array], Array]
 
@@ -25,18 +25,16 @@ Criterion = Callable[[Array, Array], Array]
 def _score(outputs: Array, targets: Array, name: str) -> Array:
     """The one column of scores, for labels ±1."""  # (n, 1) -> (n,)
     if outputs.shape[-1] != 1 or not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} needs outputs (n, 1) and floating labels ±1, got {outputs.shape} and dtype {targets.dtype}"
-        )
+        got = f"got {outputs.shape} and dtype {targets.dtype}"
+        raise ValueError(f"{name} needs outputs (n, 1) and floating labels ±1, {got}")
     return outputs[:, 0]
 
 
 def _class(outputs: Array, targets: Array, name: str) -> Array:
     """The class indices, for outputs with one column a class."""
     if outputs.shape[-1] < 2 or not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} needs outputs (n, k >= 2) and integer labels, got {outputs.shape} and dtype {targets.dtype}"
-        )
+        got = f"got {outputs.shape} and dtype {targets.dtype}"
+        raise ValueError(f"{name} needs outputs (n, k >= 2) and integer labels, {got}")
     return targets
 
 
@@ -81,8 +79,7 @@ def get(setting: Setting | str) -> Criterion:
         ValueError: on an unknown name; the message lists the known ones.
     """
     name = setting.criterion if isinstance(setting, Setting) else setting
-    if name not in _CRITERIA:
-        raise ValueError(f"unknown criterion {name!r}; known: {', '.join(_CRITERIA)}")
+    check_known("criterion", name, _CRITERIA)
     return _CRITERIA[name]
 
 

@@ -1,7 +1,7 @@
 """Networks, all behind one interface: ``build`` a flax module, ``init`` its parameters, ``apply`` it to a batch.
 
 The shapes are those of the paper's released experiments (arXiv 2209.15594).  The transformer's feed-forward width (4×),
-the VGG-11's group normalisation and average pooling, and the BERT-like encoder's pooling are choices of this project:
+the VGG-11's group normalization and average pooling, and the BERT-like encoder's pooling are choices of this project:
 the paper does not fix them.  Everything is smooth in the parameters (no dropout, no max-pooling; ``relu`` on request),
 since curvature is what is measured.
 
@@ -30,6 +30,7 @@ from selfstab.data.sentences import MAX_TOKENS, VOCABULARY
 from selfstab.settings import Setting
 
 Params = Any
+Batch = tuple[ArrayLike, ...]  # inputs and targets, and for sentences the mask
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
@@ -48,7 +49,7 @@ def _dense(features: int, name: str | None = None) -> nn.Dense:
 
 
 class Conv(nn.Module):
-    """``flax.linen.Conv`` of square kernels with SAME padding, as one matrix product of the pixels' neighbourhoods.
+    """``flax.linen.Conv`` of square kernels with SAME padding, as one matrix product of the pixels' neighborhoods.
 
     On CPUs XLA has fast code only for convolutions outside loops and in one order of dimensions.  Higher derivatives,
     taken in loops, fall to code many times slower; matrix products do not.  Parameters are those of flax's layer.
@@ -61,7 +62,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
-        """The convolved images; ⌈h/stride⌉ × ⌈w/stride⌉ pixels."""
+        """Return the convolved images; ⌈h/stride⌉ × ⌈w/stride⌉ pixels."""
         kernel = self.param("kernel", _UNIFORM, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         ends = [self.stride * (math.ceil(side / self.stride) - 1) + 1 for side in x.shape[1:3]]
         missing = [max(end - 1 + self.size - side, 0) for end, side in zip(ends, x.shape[1:3], strict=True)]
@@ -76,7 +77,7 @@ class Conv(nn.Module):
 
 
 def _zero_head(classes: int) -> nn.Dense:
-    """Output layer that starts at zero: all outputs are 0 at initialisation."""
+    """Output layer that starts at zero: all outputs are 0 at initialization."""
     return nn.Dense(classes, kernel_init=nn.initializers.zeros_init(), name="head")
 
 
@@ -96,11 +97,11 @@ class Normalize(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n *space c"]:
-        """Normalised inputs."""
+        """Return normalized inputs."""
         channels, lifted = x.shape[-1], (1,) * (x.ndim - 1) + (-1,)
-        y, axes = (
-            (x.reshape((x.shape[0], -1, self.groups, channels // self.groups)), (1, 3)) if self.groups else (x, -1)
-        )
+        y, axes = x, -1
+        if self.groups:
+            y, axes = x.reshape((x.shape[0], -1, self.groups, channels // self.groups)), (1, 3)
         y = y - y.mean(axis=axes, keepdims=True)
         y = (y * jax.lax.rsqrt((y * y).mean(axis=axes, keepdims=True) + 1e-6)).reshape(x.shape)
         scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
@@ -113,39 +114,39 @@ def _group_norm(channels: int) -> Normalize:
     return Normalize(groups=math.gcd(16, channels))
 
 
-class MLP(nn.Module):
-    """flatten → width → width → classes."""
+class Network(nn.Module):
+    """What the networks share: a batch of images, or of words with their mask, gives outputs (n, classes)."""
 
     width: int
     classes: int
     activation: Callable
 
+
+class MLP(Network):
+    """flatten → width → width → classes."""
+
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
-        """Outputs (n, classes) of images."""
+        """Return outputs (n, classes) of images."""
         x = x.reshape((x.shape[0], -1))
         for _ in range(2):
             x = self.activation(_dense(self.width)(x))
         return _dense(self.classes, "head")(x)
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """Two 3×3 convolutions of ``width`` channels, each followed by an average pool of 2, then a dense layer."""
-
-    width: int
-    classes: int
-    activation: Callable
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
-        """Outputs (n, classes) of images."""
+        """Return outputs (n, classes) of images."""
         for _ in range(2):
             x = _half(self.activation(Conv(self.width)(x)))
         return _dense(self.classes, "head")(x.reshape((x.shape[0], -1)))
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3×3 convolutions added to their input (projected by a 1×1 convolution where the shape changes)."""
+    """Two normalized 3×3 convolutions added to their input (projected by a 1×1 convolution where the shape changes)."""
 
     channels: int
     stride: int
@@ -153,7 +154,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
-        """Features, at half the side for stride 2."""
+        """Return features, at half the side for stride 2."""
         y = self.activation(_group_norm(self.channels)(Conv(self.channels, stride=self.stride, bias=False)(x)))
         y = _group_norm(self.channels)(Conv(self.channels, bias=False)(y))
         if x.shape != y.shape:
@@ -161,16 +162,12 @@ class ResidualBlock(nn.Module):
         return self.activation(x + y)
 
 
-class ResNet18(nn.Module):
+class ResNet18(Network):
     """CIFAR stem without pooling, four stages of two blocks with 1, 2, 4, 8 × width channels, mean pool."""
-
-    width: int
-    classes: int
-    activation: Callable
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
-        """Outputs (n, classes) of images."""
+        """Return outputs (n, classes) of images."""
         x = self.activation(_group_norm(self.width)(Conv(self.width, bias=False)(x)))
         for stage in range(4):
             for block in range(2):
@@ -179,16 +176,12 @@ class ResNet18(nn.Module):
         return _zero_head(self.classes)(x.mean(axis=(1, 2)))
 
 
-class VGG11(nn.Module):
-    """Eight normalised 3×3 convolutions (width = 64 is the classical size); average pools while pixels remain."""
-
-    width: int
-    classes: int
-    activation: Callable
+class VGG11(Network):
+    """Eight normalized 3×3 convolutions (width = 64 is the classical size); average pools while pixels remain."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
-        """Outputs (n, classes) of images."""
+        """Return outputs (n, classes) of images."""
         for multiple, pool in ((1, 1), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1), (8, 0), (8, 1)):
             channels = self.width * multiple
             x = self.activation(_group_norm(channels)(Conv(channels, bias=False)(x)))
@@ -198,29 +191,26 @@ class VGG11(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer of 4·width, each added to its input and normalised afterwards."""
+    """Self-attention and a feed-forward layer of 4·width, each added to its input and normalized afterwards."""
 
     heads: int
     activation: Callable
 
     @nn.compact
     def __call__(self, x: Float[Array, "n t d"], mask: Bool[Array, "n t"]) -> Float[Array, "n t d"]:
-        """Features; masked positions are not attended to."""
+        """Return features; masked positions are not attended to."""
         attended = nn.MultiHeadDotProductAttention(num_heads=self.heads)(x, mask=mask[:, None, None, :])
         x = Normalize()(x + attended)
         hidden = self.activation(nn.Dense(4 * x.shape[-1])(x))
         return Normalize()(x + nn.Dense(x.shape[-1])(hidden))
 
 
-class Encoder(nn.Module):
-    """Word and learned position embeddings, encoder layers, mean over the real tokens, zero-initialised head.
+class Encoder(Network):
+    """Word and learned position embeddings, encoder layers, mean over the real tokens, zero-initialized head.
 
-    ``bert`` adds what the BERT family has on top: a normalised embedding and a tanh layer between pool and head.
+    ``bert`` adds what the BERT family has on top: a normalized embedding and a tanh layer between pool and head.
     """
 
-    width: int
-    classes: int
-    activation: Callable
     bert: bool = False
     layers: int = 2
     heads: int = 2
@@ -228,7 +218,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Int[Array, "n t"], mask: Bool[Array, "n t"] | None = None) -> Float[Array, "n k"]:
-        """Outputs (n, classes) of sentences of word indices."""
+        """Return outputs (n, classes) of sentences of word indices."""
         mask = jnp.ones(x.shape, bool) if mask is None else mask
         words = nn.Embed(self.vocabulary, self.width, name="words")(x)
         positions = self.param("positions", nn.initializers.normal(0.02), (MAX_TOKENS, self.width), jnp.float32)
@@ -252,21 +242,21 @@ def outputs(setting: Setting) -> int:
 
 
 def build(setting: Setting) -> nn.Module:
-    """The network of a setting, without parameters."""
+    """Return the network of a setting, without parameters."""
     kinds = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vgg11": VGG11, "transformer": Encoder, "bert-tiny": Encoder}
     extra = {"bert": True} if setting.model == "bert-tiny" else {}
     return kinds[setting.model](setting.width, outputs(setting), ACTIVATIONS[setting.activation], **extra)
 
 
 def init(module: nn.Module, inputs: ArrayLike, seed: int) -> Params:
-    """float32 parameters drawn from a seed; only the shape of the inputs (n, …) matters."""
-    # Unoptimised code draws the same numbers, and compiling is all that this costs (ResNet-18: 1 s instead of 11 s).
+    """Return float32 parameters drawn from a seed; only the shape of the inputs (n, …) matters."""
+    # Unoptimized code draws the same numbers, and compiling is all that this costs (ResNet-18: 1 s instead of 11 s).
     draw = jax.jit(module.init, compiler_options={"xla_backend_optimization_level": 0})
     return draw(jax.random.key(seed), jnp.asarray(inputs[:1]))["params"]
 
 
 def apply(module: nn.Module, params: Params, inputs: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "n k"]:
-    """Outputs of the network, computed in the dtype of the parameters.
+    """Return the network's outputs, computed in the dtype of the parameters.
 
     Args:
         module: From :func:`build`.
@@ -281,16 +271,11 @@ def apply(module: nn.Module, params: Params, inputs: ArrayLike, mask: ArrayLike 
     return module.apply({"params": params}, inputs, mask)
 
 
-def per_sample_loss(
-    setting: Setting, module: nn.Module
-) -> Callable[[Params, tuple[ArrayLike, ...]], Float[Array, " m"]]:
-    """``f(params, batch)`` → losses (m,) of a batch ``(inputs, targets)`` or ``(inputs, targets, mask)``.
-
-    Their mean over the whole data set is the training loss L(θ).
-    """
+def per_sample_loss(setting: Setting, module: nn.Module) -> Callable[[Params, Batch], Float[Array, " m"]]:
+    """Return ``f(params, batch)``, the losses (m,) of a batch, whose mean over all data is the training loss L(θ)."""
     criterion = criteria.get(setting)
 
-    def losses(params: Params, batch: tuple[ArrayLike, ...]) -> Float[Array, " m"]:
+    def losses(params: Params, batch: Batch) -> Float[Array, " m"]:
         inputs, targets, *mask = batch
         return criterion(apply(module, params, inputs, *mask), jnp.asarray(targets))
 
