@@ -1,14 +1,14 @@
-# The verbs. `make help` lists them; the graph behind `figures` and `book` is in Snakefile.
+# The targets. `make help` lists them; the graph behind `figures` and `book` is in Snakefile.
 SCALE = quick
 SEED = 0
 JOBS = 2
 PORT = 8000
 
 VENV = .venv/bin/python
-VERBS = book figures test lint bench serve pdf lock clean help
+TARGETS = book figures test lint bench serve pdf lock clean help
 
 .DEFAULT_GOAL := help
-.PHONY: $(VERBS) environment checked
+.PHONY: $(TARGETS) environment checked
 .NOTPARALLEL:
 
 # `exec` in every recipe: the process that works is then make's own child, and notices when make is gone.
@@ -25,7 +25,7 @@ help:
 	@echo "make clean    remove what was computed (never results/paper, nor the environment)"
 	@echo
 	@echo "Variables: SCALE=quick|paper (now $(SCALE)), SEED (now $(SEED)), JOBS at a time (now $(JOBS)), PORT."
-	@echo "The first verb makes .venv from requirements.lock. Stop any verb at any time; calling it again continues."
+	@echo "The first target makes .venv from requirements.lock. Stop any target at any time; calling it again continues."
 
 book figures: checked environment
 	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS)
@@ -34,7 +34,8 @@ test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: environment
-	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m pyright \
+	  && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
 
 bench: environment
 	@exec $(VENV) benchmarks/run.py

@@ -15,7 +15,7 @@ from eoslib import rules
 from eoslib.eigen import random_direction
 from eoslib.geometry import LocalGeometry, local_geometry_and_products
 from eoslib.loops import do_while
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 from eoslib.stable_set import floor_correction, restoring_move, sharpness_correction, violation
 
@@ -27,11 +27,11 @@ class ConstrainedState(NamedTuple):
     eigenvector: Float[Array, " p"]  # start for u_t
     older: Float[Array, " p"]  # u_{t−1}, improved by a power step
     correction: Float[Array, ""]  # c, multiple of ∇S⊥ by which the last step was bent
-    bend: Float[Array, " p"]  # −c ∇S⊥ at the last centre
+    bend: Float[Array, " p"]  # −c ∇S⊥ at the last center
 
     @classmethod
     def at(cls, theta, eigenvector) -> ConstrainedState:
-        """The state at a point θ† (p,) that no step led to, with a start (p,) for its eigenvector."""
+        """Return the state at a point θ† (p,) that no step led to, with a start (p,) for its eigenvector."""
         return cls(theta, eigenvector, eigenvector, jnp.zeros((), eigenvector.dtype), jnp.zeros_like(eigenvector))
 
 
@@ -39,10 +39,10 @@ class ConstrainedRecord(NamedTuple):
     """What a constrained step measures at θ†_t."""
 
     theta: Float[Array, " p"]  # θ†_t, after a repair if there was one
-    geometry: LocalGeometry  # its products are those of all centres
+    geometry: LocalGeometry  # its products are those of all centers
     active: Array  # whether the step was bent: the sharpness would otherwise pass 2/η
     correction: Float[Array, ""]  # multiple of ∇S⊥ subtracted; η δ²/2 in the continuous limit
-    rounds: Int[Array, ""]  # projection rounds beyond the one centre
+    rounds: Int[Array, ""]  # projection rounds beyond the one center
     products: Float[Array, "k p"]  # ∇²L(θ†_t) V for the directions asked for
 
 
@@ -55,9 +55,9 @@ def constrained_step(
     tolerance: float = 1e-4,
     eigen_tolerance: float = 5e-3,
 ) -> tuple[ConstrainedState, ConstrainedRecord]:
-    """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector, with one centre per step.
+    """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector, with one center per step.
 
-    At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearised, S + ∇S·Δ and (1 − ηS) u·∇L,
+    At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearized, S + ∇S·Δ and (1 − ηS) u·∇L,
     and both conditions of M are restored in the same move.  What is left is second order and the next step removes it;
     where it exceeds the tolerance, rounds of the projection come first.  The nearest point of M lies along ∇S⊥ taken
     there and not at θ†_t: the next step, which knows it, turns this step's bend into that direction.
@@ -75,8 +75,8 @@ def constrained_step(
     """
     vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
 
-    # One centre; a violation beyond the tolerance is restored and the centre looked at again.
-    def centre(carry):
+    # One center; a violation beyond the tolerance is restored and the center looked at again.
+    def center(carry):
         theta, start, spent, rounds = carry
         geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=eigen_tolerance)
         geometry = geometry._replace(products=geometry.products + spent)
@@ -86,14 +86,14 @@ def constrained_step(
 
     zero = jnp.zeros((), jnp.int32)
     carry = (state.theta, state.eigenvector.astype(objective.dtype), zero, zero)
-    (geometry, products), (theta, _, _, rounds) = do_while(centre, carry)
+    (geometry, products), (theta, _, _, rounds) = do_while(center, carry)
     u, perpendicular = geometry.eigenvector, geometry.perpendicular
-    slope = jnp.vdot(u, geometry.gradient)
-    # The last bend turned from ∇S⊥ of the last centre to that of this one, within the plane orthogonal to u.
+    slope = inner(u, geometry.gradient)
+    # The last bend turned from ∇S⊥ of the last center to that of this one, within the plane orthogonal to u.
     turn = -state.correction.astype(objective.dtype) * perpendicular - state.bend.astype(objective.dtype)
-    turn = jnp.where(rounds > 1, 0, turn - jnp.vdot(u, turn) * u)
+    turn = jnp.where(rounds > 1, 0, turn - inner(u, turn) * u)
     plain = geometry.sharpness + rule.learning_rate * geometry.alpha  # S after the plain step, to first order
-    excess = (plain + jnp.vdot(perpendicular, turn) - rule.edge).astype(objective.dtype)
+    excess = (plain + inner(perpendicular, turn) - rule.edge).astype(objective.dtype)
     bend = sharpness_correction(geometry, excess)
     rest = ((1 - rule.learning_rate * geometry.sharpness) * slope).astype(objective.dtype)
     move = -rule.learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)

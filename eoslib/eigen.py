@@ -1,7 +1,7 @@
 """Leading (largest algebraic) eigenpairs of a symmetric operator that is known only through products.
 
 LOBPCG that keeps the images of its basis: an iteration for k pairs applies the operator to k vectors and no more, so
-that a start from a neighbouring problem is checked and improved at about one product a pair.
+that a start from a neighboring problem is checked and improved at about one product a pair.
 
 >>> import jax.numpy as jnp
 >>> pairs = leading_eigenpairs(lambda v: jnp.array([-100.0, 9.0]) * v, jnp.ones((1, 2)))
@@ -64,7 +64,7 @@ def _finish(values, vectors, residuals, products, tolerance) -> EigenPairs:
 
 
 def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype) -> EigenPairs:
-    """The k leading eigenpairs through the dense matrix: ``size`` products, then ``eigh``."""
+    """Return the k leading eigenpairs through the dense matrix: ``size`` products, then ``eigh``."""
     matrix = jax.vmap(matvec)(jnp.eye(size, dtype=dtype))  # (p, p)
     values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = values[::-1][:k], vectors[:, ::-1].T[:k]
@@ -117,7 +117,7 @@ def leading_eigenpairs(
     max_products: int = 1000,
     dense_limit: int = DENSE_LIMIT,
 ) -> EigenPairs:
-    """The k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighbouring problem.
+    """Find the k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighboring problem.
 
     The largest ALGEBRAIC eigenvalues are sought: for the spectrum {−100, 9} the answer is 9.  The value's error is
     second
@@ -182,7 +182,7 @@ def leading_eigenpairs(
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             overlap = _dot(rows, vectors)
             rows, row_images = rows - overlap @ vectors, row_images - overlap @ images
-        # A step as short as the rounding of its image has no direction: normalised, that image would be noise.
+        # A step as short as the rounding of its image has no direction: normalized, that image would be noise.
         long = jnp.sum(rows[k:] ** 2, axis=1) > (300 * jnp.finfo(rows.dtype).eps) ** 2
         long = jnp.concatenate([jnp.ones(k, bool), long])[:, None]
         rows, row_images, kept = _orthonormal(jnp.where(long, rows, 0), jnp.where(long, row_images, 0))
@@ -198,5 +198,5 @@ def leading_eigenpairs(
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
-    """:func:`leading_eigenpairs` for one pair: one product an iteration; arrays keep a leading axis of one."""
+    """Find one pair by :func:`leading_eigenpairs`: one product an iteration; arrays keep a leading axis of one."""
     return leading_eigenpairs(matvec, start[None], **options)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import leading_eigenpair
 from eoslib.loops import do_while
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 
 
 def radius_squared(alpha: Any, beta: Any) -> Any:
@@ -55,23 +55,23 @@ class LocalGeometry(NamedTuple):
     @property
     def perpendicular(self) -> Float[Array, " p"]:
         """∇S⊥ = (I − u uᵀ) ∇S."""
-        return self.sharpness_gradient - jnp.vdot(self.eigenvector, self.sharpness_gradient) * self.eigenvector
+        return self.sharpness_gradient - inner(self.eigenvector, self.sharpness_gradient) * self.eigenvector
 
     @property
     def slope_along_u(self) -> Float[Array, ""]:
         """∇S·u, the slope of the sharpness along u."""
-        return jnp.vdot(self.eigenvector, self.sharpness_gradient)
+        return inner(self.eigenvector, self.sharpness_gradient)
 
     @property
     def alpha(self) -> Float[Array, ""]:
         """α = −∇L·∇S, the strength of progressive sharpening (with ∇S⊥ it is the same where ∇L·u = 0)."""
-        return -jnp.vdot(self.gradient, self.sharpness_gradient)
+        return -inner(self.gradient, self.sharpness_gradient)
 
     @property
     def beta(self) -> Float[Array, ""]:
         """β = ‖∇S⊥‖², the strength of self-stabilization."""
         perpendicular = self.perpendicular
-        return jnp.vdot(perpendicular, perpendicular)
+        return inner(perpendicular, perpendicular)
 
     @property
     def delta_squared(self) -> Float[Array, ""]:
@@ -93,22 +93,20 @@ def local_geometry_and_products(
     tolerance: float = 5e-3,
     max_products: int = 200,
 ) -> tuple[LocalGeometry, Float[Array, "k p"]]:
-    """:func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
+    """Return :func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
     dtype = objective.dtype
 
     # The start first; where it is stale, the eigenvector refined from it.
     def expand(carry):
         u, spent = carry
         cubic, products = objective.cubic_and_hvps(theta, u, vs)
-        geometry = LocalGeometry(
-            cubic.loss, cubic.gradient, jnp.vdot(u, cubic.hvp), u, cubic.hvp, cubic.third, spent + 1
-        )
+        geometry = LocalGeometry(cubic.loss, cubic.gradient, inner(u, cubic.hvp), u, cubic.hvp, cubic.third, spent + 1)
 
         def refine(_):
             pairs = leading_eigenpair(
                 lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=max_products
             )
-            return pairs.vectors[0] * jnp.where(jnp.vdot(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
+            return pairs.vectors[0] * jnp.where(inner(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
 
         stale = (spent == 0) & (geometry.residual > tolerance * jnp.abs(geometry.sharpness))
         refined, more = jax.lax.cond(stale, refine, lambda _: (u, jnp.zeros((), jnp.int32)), None)
@@ -121,7 +119,7 @@ def local_geometry_and_products(
 def local_geometry(
     objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], **options
 ) -> LocalGeometry:
-    """The local geometry at θ from a neighbouring eigenvector.
+    """Return the local geometry at θ from a neighboring eigenvector.
 
     One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that
     residual is too large is the eigenvector refined and the expansion repeated.
@@ -129,7 +127,7 @@ def local_geometry(
     Args:
         objective: The loss.
         theta: Point (p,).
-        start: Vector (p,), not zero: the eigenvector of a neighbouring point; u keeps its sign.
+        start: Vector (p,), not zero: the eigenvector of a neighboring point; u keeps its sign.
         **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
             square over the relative eigengap); ``max_products``, limit of one refinement.
     """

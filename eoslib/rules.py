@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 #: A further eigenvalue counts as unstable from this fraction of the edge on: one direction no longer suffices there.
@@ -54,6 +55,6 @@ def resolve(rule: GradientDescent | Any) -> GradientDescent:
     """
     rule = rule if isinstance(rule, RULES) else GradientDescent(rule)
     rate = rule.learning_rate
-    if not isinstance(rate, jax.core.Tracer) and not 0 < rate < float("inf"):
+    if not isinstance(rate, Tracer) and not 0 < rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, got {rate!r}")
     return rule

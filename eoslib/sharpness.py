@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from eoslib.eigen import EigenStatus, leading_eigenpairs, random_direction
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 
 
 class Sharpness(NamedTuple):
@@ -29,7 +29,7 @@ def _solve(objective: Objective, theta, starts, tolerance, max_products):
     )
     vector = pairs.vectors[0]
     image = objective.hvp(theta, vector)  # afresh: the solver's own images carry the rounding of its updates
-    value = jnp.vdot(vector, image)
+    value = inner(vector, image)
     return pairs._replace(values=value[None], residuals=jnp.linalg.norm(image - value * vector)[None]), vector
 
 
@@ -44,7 +44,7 @@ def sharpness(
     start=None,
     seed: int = 0,
 ) -> Sharpness:
-    """The sharpness S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
+    """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
 
     Args:
         loss_fn: ``loss_fn(params, batch) -> scalar`` (``loss_fn(params)`` where ``batch`` is None), a

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from eoslib import rules
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.loops import do_while
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -62,28 +62,28 @@ class Projection(NamedTuple):
 def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
     """Return the relative violation of the two conditions of M by the point whose geometry is given."""
     excess = jnp.maximum(geometry.sharpness / rule.edge - 1, 0)
-    slope = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient))
+    slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
     norm = jnp.linalg.norm(geometry.gradient)
     return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
 
 
 def sharpness_correction(geometry: LocalGeometry, excess) -> Float[Array, " p"]:
-    """Shortest move orthogonal to u that lowers the linearised sharpness by a positive ``excess`` (curvature)."""
+    """Return the shortest move orthogonal to u that lowers the linearized S by a positive ``excess`` (curvature)."""
     beta = geometry.beta
     return -jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0) * geometry.perpendicular
 
 
 def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
-    """Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
+    """Return the Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
     convex = geometry.sharpness > 0
     return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
 
 
 def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " p"]:
-    """One round of the projection: Newton along u alone while far up the wall, both corrections together after that."""
+    """Return the move of one round: Newton along u alone while far up the wall, both corrections together after."""
     up_the_wall = violation(geometry, rule).slope > 0.05
     excess = jnp.where(up_the_wall, 0, geometry.sharpness - rule.edge).astype(geometry.sharpness.dtype)
-    slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
+    slope = inner(geometry.eigenvector, geometry.gradient)
     return floor_correction(geometry, slope) + sharpness_correction(geometry, excess)
 
 
@@ -107,7 +107,7 @@ def project(
     Args:
         objective: The loss.
         theta: Point (p,), in the precision that positions are kept in.
-        start: Vector (p,), the eigenvector of a neighbouring point.
+        start: Vector (p,), the eigenvector of a neighboring point.
         rule: Update rule whose edge bounds S, or the step size η of gradient descent.
         tolerance: Accepted |S − 2/η| relative to 2/η, on the outer side.
         slope_tolerance: Accepted |u·∇L| relative to ‖∇L‖.
@@ -129,9 +129,9 @@ def project(
 
     def status_of(theta, geometry):
         off = violation(geometry, rule)
-        tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(
-            geometry.sharpness
-        ) * resolution * (jnp.linalg.norm(theta).astype(objective.dtype))
+        tiny = jnp.abs(inner(geometry.eigenvector, geometry.gradient)) <= jnp.abs(geometry.sharpness) * resolution * (
+            jnp.linalg.norm(theta).astype(objective.dtype)
+        )
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
         status = jnp.where(
             feasible,

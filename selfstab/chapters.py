@@ -26,13 +26,13 @@ class Run:
     scales: tuple[str, ...] = settings.SCALES
 
     def setting(self, scale: str) -> settings.Setting:
-        """Its setting at a scale."""
+        """Return its setting at a scale."""
         return settings.get(
             self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {})
         )
 
     def key(self, scale: str, seed: int) -> str:
-        """Its name at a scale, for the seed that the whole build was asked for."""
+        """Return its name at a scale, for the seed that the whole build was asked for."""
         return self.setting(scale).key(seed + self.seed_offset)
 
 

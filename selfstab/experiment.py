@@ -23,7 +23,7 @@ class Experiment(NamedTuple):
 
 
 def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
-    """The experiment that a setting and a seed (of the initial parameters) name.
+    """Return the experiment that a setting and a seed (of the initial parameters) name.
 
     Raises:
         ValueError, selfstab.data.DataError: from the loaders, in words.

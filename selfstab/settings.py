@@ -113,7 +113,7 @@ class Setting:
         return f"{self.name}--eta{self.learning_rate:g}--seed{seed}"
 
     def digest(self) -> str:
-        """SHA-256 (16 hex digits) of every field: a changed setting is another run."""
+        """Return a SHA-256 (16 hex digits) of every field: a changed setting is another run."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -203,12 +203,12 @@ _TABLE |= {
 
 
 def names() -> tuple[str, ...]:
-    """Names of all experiments."""
+    """Return the names of all experiments."""
     return tuple(_TABLE)
 
 
 def get(name: str, scale: str = "quick", **overrides) -> Setting:
-    """The named experiment at a scale, with any field overridden.
+    """Return the named experiment at a scale, with any field overridden.
 
     Raises:
         ValueError: on an unknown name, scale, field or value; the message lists what is known.

@@ -1,7 +1,6 @@
 """The assumptions' quantities against dense tensors, on the small network and on small losses with known tensors."""
 
 import types
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 
 from eoslib.objective import Objective
 from eoslib.trajectories import assumptions
+from eoslib.trajectories.prediction import PredictedState
 
 STRIDES = range(0, oracles.STEPS, oracles.STRIDED)
 
@@ -139,21 +139,6 @@ def test_norms_of_random_tensors_never_exceed_the_maximum(order):
     assert np.median(found) >= 0.8 * best  # the others end on lower maxima
 
 
-class Descent(NamedTuple):
-    theta: Any
-    eigenvector: Any
-
-
-class Prediction(NamedTuple):
-    carried: Any
-    x: Any
-
-
-class State(NamedTuple):
-    constrained: Any
-    predicted: Any
-
-
 def reflected_toy_loss(theta, batch):
     """The toy with y, or −y, in y's place."""
     constants, sign = batch
@@ -167,8 +152,8 @@ def test_the_direction_of_sharpening_may_point_anywhere(sign):
     toy, u = oracles.Toy(alpha=1.0, beta=4.0), jnp.array([1.0, 0.0, 0.0])
     objective = Objective.create(reflected_toy_loss, jnp.zeros(3), (toy.constants, jnp.array([sign])))
     v = jnp.array([0.1, -0.2 * sign, 0.05])
-    state = State(Descent(jnp.zeros(3), u), Prediction(v, jnp.array(0.1)))
-    _, values = assumptions.measure(objective, assumptions.start(u), state, toy.learning_rate)
+    predicted = PredictedState(v, jnp.array(0.1))
+    _, values = assumptions.measure(objective, assumptions.start(u), jnp.zeros(3), u, predicted)
     np.testing.assert_allclose(values["eigenvalues"], [100, 0, 0], atol=1e-9)
     np.testing.assert_allclose(values["rho3"], 2 * np.sqrt(4 / 3), rtol=1e-2)  # six power steps
     np.testing.assert_allclose(values["rho4"], 0, atol=1e-12)
@@ -186,10 +171,8 @@ def test_a_quadratic_loss_has_no_third_order_and_that_is_no_division_by_zero():
     curvatures = jnp.array([100.0, 40.0, 10.0, 1.0])
     objective = Objective.create(lambda theta, c: (c[0] * theta**2).sum() / 2, jnp.zeros(4), curvatures[None])
     u = jnp.eye(4)[0]
-    state = State(
-        Descent(jnp.array([0.0, 0.1, 0.1, 0.1]), u), Prediction(jnp.array([0.1, 0.0, 0.2, 0.0]), jnp.array(0.1))
-    )
-    _, values = assumptions.measure(objective, assumptions.start(u), state, 0.02)
+    theta, predicted = jnp.array([0.0, 0.1, 0.1, 0.1]), PredictedState(jnp.array([0.1, 0.0, 0.2, 0.0]), jnp.array(0.1))
+    _, values = assumptions.measure(objective, assumptions.start(u), theta, u, predicted)
     np.testing.assert_allclose(values["eigenvalues"], [100, 40, 10], rtol=1e-3)
     assert (float(values["rho3"]), float(values["rho4"])) == (0, 0)
     np.testing.assert_allclose(values["curvature_along_v"], 0.1, rtol=1e-9)

@@ -44,9 +44,9 @@ def test_the_cubic_force_with_the_wrong_sign_is_seen(tmp_path, monkeypatch):
 
 def test_a_learning_rate_twice_too_large_is_seen(tmp_path, monkeypatch):
     right = state.gradient_descent_step
-    monkeypatch.setattr(
-        state,
-        "gradient_descent_step",
-        lambda objective, rule, start: right(objective, GradientDescent(2 * rule.learning_rate), start),
-    )
+
+    def twice(objective, rule, at):
+        return right(objective, GradientDescent(2 * rule.learning_rate), at)
+
+    monkeypatch.setattr(state, "gradient_descent_step", twice)
     assert failing("04_constrained_trajectory", tmp_path, monkeypatch) == CLAIMS["04_constrained_trajectory"]

@@ -1,16 +1,41 @@
-"""Training with schedules: against loops in NumPy on a loss with closed forms, and its argument checks."""
+"""One step and whole runs of gradient descent: against closed forms and loops in NumPy, and its argument checks."""
 
+import dataclasses
 import doctest
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
 from eoslib.trajectories import descent
 
 CURVATURES = np.array([9.0, 3.0, 1.0, 0.25])
 EPS = np.finfo(np.float64).eps
+
+
+def test_gradient_descent_measures_where_it_stands_and_moves(toy_objective):
+    toy = oracles.Toy(alpha=2.0, beta=4.0, lam=3.0, drift=0.5)
+    objective = dataclasses.replace(toy_objective, batch=toy.constants)
+    step = jax.jit(descent.gradient_descent_step, static_argnames="tolerance")
+    theta, side = jnp.array([0.3, 0.4, 0.0]), jnp.array([1.0, 0.01, 0.0])
+    state = descent.DescentState(theta, side, side * jnp.array([1.0, -1.0, 1.0]))
+    for _ in range(20):
+        theta = state.theta
+        state, record = step(objective, GradientDescent(toy.learning_rate), state, tolerance=1e-6)
+        np.testing.assert_allclose(record.loss, toy.loss(theta), rtol=1e-12)
+        np.testing.assert_allclose(record.gradient, toy.gradient(theta), rtol=1e-12)
+        np.testing.assert_allclose(record.sharpness, toy.sharpness(theta), rtol=1e-11)
+        np.testing.assert_allclose(state.theta, theta - toy.learning_rate * toy.gradient(theta), rtol=1e-12)
+        np.testing.assert_allclose(np.abs(state.newer @ toy.eigenvector(theta)), 1, rtol=1e-9)
+        assert float(record.residual) <= 1e-6 * float(record.sharpness)
+    assert np.abs(theta[0]) > 0.1  # it was on a wall all the way
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +118,6 @@ def test_mistakes_are_named(quadratic, rates, every, message):
 
 
 def test_the_example_in_the_docstring_holds():
-    failed, tried = doctest.testmod(training)
+    failed, tried = doctest.testmod(descent)
     assert failed == 0
     assert tried > 0

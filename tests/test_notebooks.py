@@ -157,8 +157,8 @@ class KeptKernel(NBClientEngine):
     def execute_managed_notebook(cls, notebook, kernel_name, **options):
         client = cls.kernel.client()
         client.start_channels()
-        client.wait_for_ready(timeout=60)
-        assert client.execute_interactive("%reset -f", timeout=60)["content"]["status"] == "ok"
+        client.wait_for_ready(timeout=600)
+        assert client.execute_interactive("%reset -f", timeout=600)["content"]["status"] == "ok"
         client.stop_channels()
         client = PapermillNotebookClient(notebook, km=cls.kernel)
         try:

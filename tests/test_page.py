@@ -38,7 +38,7 @@ def test_a_page_asks_for_its_chapter_s_runs_alone_and_says_when_one_is_computed(
     with pytest.raises(ValueError, match=r"unknown run of chapter 04_constrained_trajectory 'vgg11-cifar10'"):
         page.runs("vgg11-cifar10")
     made = []
-    monkeypatch.setattr(compute, "load_or_run", lambda setting, seed: made.append(setting.key(seed)))
+    monkeypatch.setattr(compute, "load_or_run", lambda setting, seed: made.append(setting.key(seed)) or xr.Dataset())
     assert len(page.runs("mlp-cifar10")) == 1
     assert made == ["mlp-cifar10--eta0.02--seed0"]
     assert capsys.readouterr().out == "Computing mlp-cifar10--eta0.02--seed0 at test scale: there is no file yet.\n"

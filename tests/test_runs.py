@@ -164,7 +164,7 @@ def runs(tmp_path_factory):
     whole, cut = (tmp_path_factory.mktemp(name) for name in ("whole", "cut"))
 
     def ends(*processes):
-        said = [process.communicate(timeout=300) for process in processes]
+        said = [process.communicate(timeout=1200) for process in processes]
         return [(process.returncode, out.split(), err[-2000:]) for process, (out, err) in zip(processes, said)]
 
     (first,) = ends(driver(whole, "never", cut, "approach"))

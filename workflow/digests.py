@@ -87,8 +87,8 @@ def versions(root: pathlib.Path, *extras: str, besides: Iterable[str] = ()) -> s
 def notebook(file: pathlib.Path) -> str:
     """Digest of a notebook's cells and tags; outputs and the rest of its metadata do not count."""
     cells = json.loads(file.read_text())["cells"]
-    told = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
-    return short(json.dumps(told))
+    kept = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
+    return short(json.dumps(kept))
 
 
 def code(file: pathlib.Path) -> str:

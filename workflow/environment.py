@@ -81,12 +81,8 @@ def make() -> None:
     if works():
         print("The lock has changed: bringing .venv up to date.", flush=True)
     else:
-        version = ".".join(map(str, sys.version_info[:3]))
-        print(
-            f"Making .venv with Python {version} and the {packages} packages of requirements.lock "
-            "(once; about half a minute and 1.6 GB).",
-            flush=True,
-        )
+        made_of = f"Python {'.'.join(map(str, sys.version_info[:3]))} and the {packages} packages of requirements.lock"
+        print(f"Making .venv with {made_of} (once; about half a minute and 1.6 GB).", flush=True)
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         UNFINISHED.touch()
@@ -112,8 +108,8 @@ def main() -> int:
         print(busy, file=sys.stderr)
         return 1
     except subprocess.CalledProcessError:
-        told = "pip could not install the packages (its reason is above). The first call needs the package index."
-        print(f"{told} Call again to retry.", file=sys.stderr)
+        reason = "pip could not install the packages (its reason is above). The first call needs the package index."
+        print(f"{reason} Call again to retry.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The next call makes the environment from the start.", file=sys.stderr)

@@ -95,6 +95,7 @@
         element("div", { class: "exp-below" }, this.at.box, this.values, this.summary), this.live);
       new MutationObserver(() => this.draw()).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
       new ResizeObserver(() => this.root.clientWidth !== this.width && this.draw()).observe(this.root);
+      document.fonts.addEventListener("loadingdone", () => this.draw());
     }
 
     async choose(index) {

@@ -287,6 +287,7 @@
       new MutationObserver(restyle).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
       window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
       new ResizeObserver(restyle).observe(this.root);
+      document.fonts.addEventListener("loadingdone", restyle);
       const motion = () => {
         this.root.toggleAttribute("data-quiet", this.quiet.matches);
         this.playButton.hidden = this.quiet.matches;

@@ -113,6 +113,7 @@
       return [name.slice(0, at), name.slice(at + 1)];
     };
 
+    document.fonts.addEventListener("loadingdone", () => network.redraw());
     network.on("beforeDrawing", (context) => {
       const ink = colour("--ink-soft");
       const size = Math.min(24, Math.max(14, 12.5 / network.getScale())); // the same size on the screen, within reason

@@ -65,8 +65,8 @@ class StoryFigure(RecordDirective):
         caption = nodes.paragraph("", plain(figure["caption"]), classes=["figure-caption"])
         # Cut at one line where the page is to fit the first screen: the whole is its title.
         line = html.escape(provenance_line(figure["provenance"]))
-        told = nodes.raw("", f'<p class="provenance" title="{line}">{line}</p>', format="html")
-        return [nodes.container("", picture, caption, told, classes=["story"])]
+        origin = nodes.raw("", f'<p class="provenance" title="{line}">{line}</p>', format="html")
+        return [nodes.container("", picture, caption, origin, classes=["story"])]
 
 
 #: What stands for a formula's signs in plain text.

@@ -90,7 +90,7 @@ def find_instability(
     seed: int = 0,
     progress: bool = True,
 ) -> Approach:
-    """Full-batch gradient descent until the sharpness first reaches 2/η, located to one step.
+    """Descend, full batch, until the sharpness first reaches 2/η, located to one step.
 
     The sharpness is measured at intervals of half the time that its rise would need to reach 2/η: seldom far from the
     edge, often near it.  A crossing inside an interval is found by bisection from the last position below.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from eoslib.eigen import leading_eigenpairs
 from eoslib.geometry import local_geometry
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.trajectories.prediction import PredictedState
 
 PAIRS = 3  # leading eigenvalues followed
@@ -25,13 +25,13 @@ class Following(NamedTuple):
     """Warm starts of the diagnostics."""
 
     vectors: Float[Array, "k p"]  # leading eigenvectors of ∇²L(θ†)
-    third: Float[Array, " p"]  # maximiser of |∇³L[w, w, w]|
-    fourth: Float[Array, " p"]  # maximiser of |∇⁴L[w, w, w, w]|
+    third: Float[Array, " p"]  # maximizer of |∇³L[w, w, w]|
+    fourth: Float[Array, " p"]  # maximizer of |∇⁴L[w, w, w, w]|
     shifted: Float[Array, " p"]  # leading eigenvector at θ† + v*
 
 
 def start(u: Float[Array, " p"]) -> Following:
-    """Cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
+    """Return a cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
     keys = jax.random.split(jax.random.key(1), PAIRS - 1)
     noise = jnp.stack([jax.random.normal(key, u.shape, u.dtype) for key in keys])
     return Following(jnp.concatenate([u[None], noise]), u, jnp.zeros_like(u), u)
@@ -52,7 +52,7 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
         w, best, best_w = carry
         w = w / jnp.linalg.norm(w)
         new = image(w)
-        value = jnp.vdot(w, new)
+        value = inner(w, new)
         size = jnp.abs(value)
         better = size > best
         following = jnp.where(value < 0, -1, 1).astype(new.dtype) * new + 0.3 * jnp.linalg.norm(new) * w
@@ -95,7 +95,7 @@ def measure(
     rho4, fourth = tensor_norm(objective, theta, jnp.where(cold, u + sharpening, following.fourth), 4)
 
     def unit_across(w):
-        w = w - jnp.vdot(u, w) * u
+        w = w - inner(u, w) * u
         return w / jnp.linalg.norm(w)
 
     across, downhill = unit_across(predicted.carried), unit_across(geometry.gradient)
@@ -103,7 +103,7 @@ def measure(
     delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
     offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
     profile = jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets)
-    v = predicted.carried + (predicted.x - jnp.vdot(u, predicted.carried)) * u
+    v = predicted.carried + (predicted.x - inner(u, predicted.carried)) * u
     shifted = local_geometry(objective, theta + v.astype(theta.dtype), following.shifted, tolerance=1e-2)
     values = {
         "eigenvalues": pairs.values,
@@ -111,7 +111,7 @@ def measure(
         "rho4": rho4,
         "third_along_v": jnp.linalg.norm(along_v.third) / rho3,
         "third_along_gradient": jnp.linalg.norm(along_gradient.third) / rho3,
-        "curvature_along_v": jnp.abs(jnp.vdot(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
+        "curvature_along_v": jnp.abs(inner(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
         "profile": profile,
         "profile_offset": offsets,
         "exact_predicted_loss": shifted.loss,

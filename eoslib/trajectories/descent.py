@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import leading_eigenpair
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -50,7 +50,7 @@ def look(
     """
     u = (state.older / jnp.linalg.norm(state.older)).astype(objective.dtype)
     loss, gradient, hvp = objective.gradient_and_hvp(state.theta, u)
-    value = jnp.vdot(u, hvp)
+    value = inner(u, hvp)
     residual = jnp.linalg.norm(hvp - value * u)
 
     def refine(_):
@@ -84,50 +84,35 @@ class Training(NamedTuple):
     kept: Float[Array, "k p"]  # positions before steps 0, every, 2·every, …, in the precision of the derivatives
 
 
-def _check(rates, every: int) -> None:
-    if np.ndim(rates) != 1 or np.size(rates) < 1:
-        raise ValueError(f"rates must have shape (T,) with T >= 1, one learning rate a step, got {np.shape(rates)}")
-    if every < 1 or np.size(rates) % every:
-        raise ValueError(f"every must divide the number of steps {np.size(rates)}, got {every!r}")
+@jax.jit(static_argnames=("every", "relative"))
+def _train(objective: Objective, state, rates, every: int, relative: bool) -> Training:
+    """Blocks of ``every`` steps, the position kept before each; ``state`` is θ alone, or a DescentState."""
 
+    def step(state, rate):
+        if isinstance(state, DescentState):
+            record, newest = look(objective, state)
+            rate = rate / record.sharpness.astype(rate.dtype) if relative else rate
+            theta = GradientDescent(rate).update(state.theta, record.gradient)
+            return DescentState(theta, state.newer, newest), (record.loss, rate, record.sharpness, record.products)
+        loss, gradient = objective.value_and_grad(state)
+        unknown = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
+        return GradientDescent(rate).update(state, gradient), (loss, rate, *unknown)
 
-def _scan(objective: Objective, step, start, rates, every: int) -> Training:
-    """Blocks of ``every`` steps, the position kept before each; ``start`` is a state whose first field is θ."""
+    def position(state):
+        return state.theta if isinstance(state, DescentState) else state
 
     def block(state, some):
-        kept = state[0].astype(objective.dtype)
+        kept = position(state).astype(objective.dtype)
         state, series = jax.lax.scan(step, state, some)
         return state, (kept, series)
 
-    state, (kept, series) = jax.lax.scan(block, start, rates.reshape(-1, every))
+    state, (kept, series) = jax.lax.scan(block, state, rates.reshape(-1, every))
     loss, rate, sharpness, products = (values.reshape(-1) for values in series)
-    return Training(loss, rate, sharpness, products, state[0], kept)
-
-
-@jax.jit(static_argnames=("every",))
-def _descend(objective: Objective, theta, rates, every: int) -> Training:
-    def step(state, rate):
-        (theta,) = state
-        loss, gradient = objective.value_and_grad(theta)
-        unknown = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
-        return (GradientDescent(rate).update(theta, gradient),), (loss, rate, *unknown)
-
-    return _scan(objective, step, (theta,), rates, every)
-
-
-@jax.jit(static_argnames=("every", "relative"))
-def _follow(objective: Objective, theta, eigenvector, rates, every: int, relative: bool) -> Training:
-    def step(state, rate):
-        record, newest = look(objective, state)
-        rate = rate / record.sharpness.astype(rate.dtype) if relative else rate
-        theta = GradientDescent(rate).update(state.theta, record.gradient)
-        return DescentState(theta, state.newer, newest), (record.loss, rate, record.sharpness, record.products)
-
-    return _scan(objective, step, DescentState(theta, eigenvector, eigenvector), rates, every)
+    return Training(loss, rate, sharpness, products, position(state), kept)
 
 
 def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:
-    """Full-batch gradient descent, one learning rate a step; one gradient a step.
+    """Train by full-batch gradient descent, one learning rate and one gradient per step.
 
     Args:
         objective: The loss.
@@ -138,39 +123,43 @@ def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *
     Raises:
         ValueError: if ``rates`` is no series or ``every`` does not divide its length.
     """
-    every = np.size(rates) if every is None else every
-    _check(rates, every)
-    return _descend(objective, theta, jnp.asarray(rates, theta.dtype), every)
+    return follow(objective, theta, None, rates, every=every)
 
 
 def follow(
     objective: Objective,
     theta: Float[Array, " p"],
-    eigenvector: Float[Array, " p"],
+    eigenvector: Float[Array, " p"] | None,
     rates: ArrayLike,
     *,
     every: int | None = None,
     relative: bool = False,
 ) -> Training:
-    """:func:`descend` with the sharpness measured before every step; two gradients a step and more where it turns.
+    """Train as :func:`descend`, the sharpness measured before every step: two gradients per step, more where u turns.
 
     Args:
         objective: The loss.
         theta: Start (p,).
-        eigenvector: Start (p,) for the leading eigenvector.
+        eigenvector: Start (p,) for the leading eigenvector; None measures no sharpness.
         rates: Learning rate η_t of each step (T,), or multiples of 1/S(θ_t).
         every: Steps between the positions kept, as in :func:`descend`.
         relative: Whether ``rates`` are multiples of 1/S(θ_t): at 1 or less the step is as short as the flow asks for.
 
     Raises:
-        ValueError: as :func:`descend`.
+        ValueError: as :func:`descend`, or if ``relative`` lacks an eigenvector.
     """
+    if np.ndim(rates) != 1 or np.size(rates) < 1:
+        raise ValueError(f"rates must have shape (T,) with T >= 1, one learning rate a step, got {np.shape(rates)}")
     every = np.size(rates) if every is None else every
-    _check(rates, every)
-    return _follow(objective, theta, eigenvector, jnp.asarray(rates, theta.dtype), every, relative)
+    if every < 1 or np.size(rates) % every:
+        raise ValueError(f"every must divide the number of steps {np.size(rates)}, got {every!r}")
+    if relative and eigenvector is None:
+        raise ValueError("rates relative to 1/S need an eigenvector to start from, got None")
+    state = theta if eigenvector is None else DescentState(theta, eigenvector, eigenvector)
+    return _train(objective, state, jnp.asarray(rates, theta.dtype), every, relative)
 
 
 def steps_to(loss: ArrayLike, level: float) -> int | None:
-    """First step before which the loss (T,) is at most ``level`` (a loss), or None."""
+    """Return the first step before which the loss (T,) is at most ``level`` (a loss), or None."""
     reached = jnp.asarray(loss) <= level
     return int(reached.argmax()) if bool(reached.any()) else None

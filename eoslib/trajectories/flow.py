@@ -1,4 +1,4 @@
-"""Gradient flow θ' = −∇L by a stabilised explicit method of second order."""
+"""Gradient flow θ' = −∇L by a stabilized explicit method of second order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import leading_eigenpair
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -32,7 +32,7 @@ class FlowRecord(NamedTuple):
 
 
 def flow_start(objective: Objective, theta, eigenvector) -> FlowState:
-    """The flow's state at θ; one gradient."""
+    """Return the flow's state at θ; one gradient."""
     loss, gradient = objective.value_and_grad(theta)
     return FlowState(theta, loss, gradient, eigenvector, jnp.zeros((), theta.dtype))
 
@@ -73,7 +73,7 @@ def _chebyshev_step(force, theta, f0, h, stages):
 def flow_step(
     objective: Objective, rule: GradientDescent, state: FlowState, steps, *, tolerance: float = 1e-3
 ) -> tuple[FlowState, FlowRecord]:
-    """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilised explicit method.
+    """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilized explicit method.
 
     The number of stages grows like the square root of duration × sharpness, where Euler sub-steps grow linearly.
 
@@ -87,7 +87,7 @@ def flow_step(
     theta = state.theta
     u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
     hvp = objective.hvp(theta, u)
-    value = jnp.vdot(u, hvp)
+    value = inner(u, hvp)
 
     def refine(_):
         pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, tolerance=1e-2, max_products=100)
@@ -149,7 +149,7 @@ def interpolation(rule: GradientDescent, before: FlowState, after: FlowState, st
             return a * p + b * q + c * dp + d * dq
 
         theta = blend(before.theta, after.theta, -before.gradient, -after.gradient)
-        fall = [-jnp.vdot(g, g) for g in (before.gradient, after.gradient)]  # dL/dt = −‖∇L‖²
+        fall = [-inner(g, g) for g in (before.gradient, after.gradient)]  # dL/dt = −‖∇L‖²
         return theta, blend(before.loss, after.loss, *fall)
 
     return at

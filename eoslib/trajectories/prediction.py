@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 
 
@@ -58,10 +57,10 @@ def predicted_step(
     geometry, learning_rate = record.geometry, rule.learning_rate
     product = objective.hvp(record.theta, state.carried) if product is None else product
     u = geometry.eigenvector
-    along = jnp.vdot(u, state.carried)
+    along = inner(u, state.carried)
     across = state.carried - along * u  # P⊥ v*
     across_image = product - along * geometry.hvp
-    y = jnp.vdot(geometry.perpendicular, across)
+    y = inner(geometry.perpendicular, across)
     v = across + state.x * u
     loss = geometry.loss + state.x**2 * (geometry.sharpness / 2)
     sharp = geometry.sharpness + y + geometry.slope_along_u * state.x
@@ -92,12 +91,12 @@ def generalized_predicted_step(
     geometry, theta, learning_rate = record.geometry, record.theta, rule.learning_rate
     product = objective.hvp(theta, v) if product is None else product
     u = geometry.eigenvector
-    x = jnp.vdot(u, v)
+    x = inner(u, v)
     across = v - x * u
-    y = jnp.vdot(geometry.perpendicular, across)
+    y = inner(geometry.perpendicular, across)
     along_u = theta + (x * u).astype(theta.dtype)
     loss, gradient = objective.value_and_grad(along_u)
     force = product - x * geometry.hvp - half_force(record, x, learning_rate) * geometry.perpendicular
-    force = force + (jnp.vdot(u, gradient) + x * y) * u
+    force = force + (inner(u, gradient) + x * y) * u
     sharp = geometry.sharpness + y + geometry.slope_along_u * x
     return v - learning_rate * force, PredictedRecord(v, x, y, loss + x * x * y / 2, sharp)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedState, constrained_step
-from eoslib.objective import Objective
+from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 from eoslib.stable_set import project, violation
 from eoslib.trajectories import programs, variables
@@ -78,7 +78,7 @@ def start(objective: Objective, rule: GradientDescent, theta, eigenvector, kick)
         descent=DescentState(theta, u, u),
         flow=flow,
         constrained=ConstrainedState.at(projection.theta, u),
-        predicted=PredictedState(v, jnp.vdot(u, v)),
+        predicted=PredictedState(v, inner(u, v)),
         generalized=v,
         transported=projection.geometry.perpendicular,
         transported_beta=projection.geometry.beta,
@@ -99,26 +99,28 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     constrained, record = constrained_step(objective, rule, state.constrained, jnp.stack(vs))
     geometry = record.geometry
     v = (state.descent.theta - record.theta).astype(objective.dtype)
-    x = jnp.vdot(geometry.eigenvector, v)
+    x = inner(geometry.eigenvector, v)
     predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
     predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
-    general, ratio, flow_theta, flow_loss = None, None, None, None
+    general, ratio, flow = None, None, None
     if options.generalized:
         generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
     transported, beta = state.transported, state.transported_beta
     if options.transport:
-        ratio = jnp.vdot(geometry.perpendicular, transported) / beta
-        along, fresh = jnp.vdot(geometry.eigenvector, transported), state.step % options.transport == 0
+        ratio = inner(geometry.perpendicular, transported) / beta
+        along, fresh = inner(geometry.eigenvector, transported), state.step % options.transport == 0
         image = record.products[-1] - along * geometry.hvp
         moved = transported - along * geometry.eigenvector - rule.learning_rate * image
         transported = jnp.where(fresh, geometry.perpendicular, moved)
         beta = jnp.where(fresh, geometry.beta, beta)
     if options.flow:
-        flow_theta, flow_loss = flow_at(state.step)
+        if flow_at is None:
+            raise ValueError("options.flow needs flow_at, the flow's (θ, L) at a step; got None")
+        flow = variables.FlowMoment(*flow_at(state.step))
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
-        state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general,
-        flow_theta, flow_loss, ratio,
+        state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general, flow,
+        ratio,
     )  # fmt: skip
     started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
     if options.restart:
@@ -126,7 +128,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     following = TrackState(
         descent, state.flow, constrained, predicted, generalized, transported, beta, started, moment.y, state.step + 1
     )
-    return following, variables.values(moment, options)
+    return following, variables.values(moment)
 
 
 @jax.jit

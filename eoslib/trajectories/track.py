@@ -183,7 +183,7 @@ def run(
     approach=None,
     **io,
 ) -> xr.Dataset:
-    """:func:`find_instability`, then :func:`track_from` where it was reached; see :func:`track` for the result."""
+    """Run :func:`find_instability`, then :func:`track_from` where it was reached; see :func:`track` for the result."""
     rule = rules.resolve(rule)
     if approach is None:
         approach = find_instability(objective, theta, rule, max_steps=edge_steps, seed=seed, progress=progress)

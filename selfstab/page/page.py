@@ -69,7 +69,7 @@ class Page:
         return found
 
     def provenance(self, runs: Sequence[xr.Dataset], scale: str | None = None) -> dict:
-        """Where a figure's numbers come from; without runs, from the notebook itself."""
+        """Return where a figure's numbers come from; without runs, from the notebook itself."""
         here = environment()
         attributes = [run.attrs for run in runs]
 
@@ -223,7 +223,7 @@ class Page:
             )
 
     def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
-        """A :meth:`claim` for recorded runs: what they give is added to the claim of that id, and shown in the table.
+        """Return a :meth:`claim` for recorded runs: what they give is added to the claim of that id.
 
         Args:
             runs: The recorded runs that are judged.

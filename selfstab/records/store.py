@@ -53,8 +53,8 @@ def check_record(record: dict) -> None:
     """
     for kind, fields in FIELDS.items():
         _check(record[kind], fields, f"{record['notebook']}: {kind}")
-    made = [{"id": figure["id"]} | figure["provenance"] for figure in record["figures"]]
-    _check(made, PROVENANCE_FIELDS, f"{record['notebook']}: provenance of")
+    origins = [{"id": figure["id"]} | figure["provenance"] for figure in record["figures"]]
+    _check(origins, PROVENANCE_FIELDS, f"{record['notebook']}: provenance of")
 
 
 def collect(scale: str) -> tuple[list[dict], list[dict]]:

@@ -52,7 +52,7 @@ class DenseGeometry(NamedTuple):
 
 
 def dense_geometry(jet: Jet, towards: Array) -> DenseGeometry:
-    """The geometry at the point of a jet, with u on the side of ``towards``, shape (p,); λ₁ must be simple."""
+    """Return the geometry at the point of a jet, with u on the side of ``towards`` (p,); λ₁ must be simple."""
     values, vectors = jnp.linalg.eigh(jet.hessian)
     u, sharpness = vectors[:, -1] * jnp.where(vectors[:, -1] @ towards < 0, -1.0, 1.0), values[-1]
     others = (vectors[:, :-1].T @ jet.gradient) / (sharpness - values[:-1])  # (p - 1,)
@@ -64,7 +64,7 @@ def dense_geometry(jet: Jet, towards: Array) -> DenseGeometry:
 
 
 def towards_edge(geometry: DenseGeometry, theta: Array, target: Array, learning_rate) -> Array:
-    """One Gauss–Newton round, from θ, to the point of {S = 2/η, u·∇L = 0} nearest to ``target``; all of shape (p,)."""
+    """Take one Gauss–Newton round from θ to the point of {S = 2/η, u·∇L = 0} nearest to ``target``; shapes (p,)."""
     local = geometry.local
     a, b, move = local.sharpness_gradient, geometry.normal, target - theta
     excess = local.sharpness - GradientDescent(learning_rate).edge + a @ move
@@ -74,7 +74,7 @@ def towards_edge(geometry: DenseGeometry, theta: Array, target: Array, learning_
 
 
 def predicted(geometry: DenseGeometry, u: Array, v: Array, learning_rate) -> Array:
-    """v*' = P'(I − η∇²L)P v* + ηP'∇S⊥(δ² − x*²)/2 − (1 + ηy*)x* u', with u' the next eigenvector; shapes (p,)."""
+    """Return v*' = P'(I − η∇²L)P v* + ηP'∇S⊥(δ² − x*²)/2 − (1 + ηy*)x* u', u' the next eigenvector; shapes (p,)."""
     g = geometry.local
     x, y = g.eigenvector @ v, g.perpendicular @ v
     across = v - x * g.eigenvector
@@ -89,14 +89,14 @@ def _largest(draw, alpha, learning_rate, horizon, start) -> CouplingErrors:
     pull = alpha / (draw.jet(origin, 0.0).third[0, 0] @ draw.slope)
 
     def step(carry):
-        t, theta, centre, geometry, v, worst = carry
+        t, theta, center, geometry, v, worst = carry
         g = geometry.local
         x, y = g.eigenvector @ v, g.perpendicular @ v
         here = draw.jet(theta, pull)
         sharpness = jnp.linalg.eigvalsh(here.hessian)[-1]
         off = jnp.abs(g.eigenvector @ g.gradient) / jnp.linalg.norm(g.gradient)
         found = CouplingErrors(
-            deviation=jnp.linalg.norm(theta - centre - v),
+            deviation=jnp.linalg.norm(theta - center - v),
             loss=jnp.abs(here.loss - g.loss - x**2 / learning_rate),
             sharpness=jnp.abs(sharpness - edge - y - g.slope_along_u * x),
             epsilon=worst.epsilon,
@@ -106,14 +106,14 @@ def _largest(draw, alpha, learning_rate, horizon, start) -> CouplingErrors:
             second=learning_rate * geometry.second,
             violation=jnp.maximum(jnp.abs(g.sharpness / edge - 1), off),
         )
-        target = centre - learning_rate * g.gradient
+        target = center - learning_rate * g.gradient
 
         def nearer(_, found):  # to the point of the stable set nearest to the target; the first round is free
             point, geometry = found
             point = towards_edge(geometry, point, target, learning_rate)
             return point, dense_geometry(draw.jet(point, pull), g.eigenvector)
 
-        following, after = jax.lax.fori_loop(0, ROUNDS, nearer, (centre, geometry))
+        following, after = jax.lax.fori_loop(0, ROUNDS, nearer, (center, geometry))
         v = predicted(geometry, after.local.eigenvector, v, learning_rate)
         worst = jax.tree.map(jnp.maximum, worst, found)  # a NaN stays
         return t + 1, theta - learning_rate * here.gradient, following, after, v, worst
@@ -133,18 +133,17 @@ _side_by_side = jax.jit(jax.vmap(_largest, in_axes=(0, None, None, None, None)))
 
 
 def coupling_errors(draws, alphas, *, learning_rate, horizon=6.0, start=0.5) -> CouplingErrors:
-    """Largest errors of the prediction over ``horizon``/ε steps of gradient descent from θ†_0 + start·δ·u, θ†_0 = 0.
+    """Measure the largest errors of the prediction over ``horizon``/ε steps from θ†_0 + start·δ·u, where θ†_0 = 0.
 
     Args:
-        draws: Losses stacked along a first axis of length n.  Each has its Hessian at 0 diagonal with 2/η first, and
-            the gradient −g·slope there.
+        draws: n losses, stacked.  Each has its Hessian at 0 diagonal with 2/η first, and the gradient −g·slope there.
         alphas: α at the start (curvature²), shape (m,); g is chosen to give it.
         learning_rate: Step size η.
         horizon: Steps in units of 1/ε.
         start: |x_0|/δ.
 
     Returns:
-        CouplingErrors, each field of shape (n, m); NaN where a run diverged or α_t < 0 on its way.
+        The errors, each of shape (n, m); NaN where a run diverged or α_t < 0 on its way.
 
     Raises:
         ValueError: if η, an α, the horizon or the start is not positive and finite, or there is no first axis.

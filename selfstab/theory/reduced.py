@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eoslib.geometry import epsilon, radius_squared
+from eoslib.geometry import LocalGeometry, epsilon, radius_squared
 from eoslib.rules import GradientDescent
 
 
@@ -35,7 +35,7 @@ def _positive(**values: ArrayLike) -> None:
 
 
 def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0):
-    """One gradient-descent step of :class:`ToyLoss` in (x, y); any broadcastable shapes.
+    """Take one gradient-descent step of :class:`ToyLoss` in (x, y); any broadcastable shapes.
 
     Args:
         x: Displacement along u (length).
@@ -53,7 +53,7 @@ def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0):
 
 
 def iterate(x, y, steps: int, **parameters) -> tuple[Array, Array]:
-    """The map's track from (x, y): two arrays of shape (steps + 1, ...), the start first.
+    """Iterate the map from (x, y): two arrays of shape (steps + 1, ...), the start first.
 
     ``parameters`` are those of :func:`reduced_step`.  A diverging track ends in inf or NaN, which the caller sees.
     """
@@ -76,7 +76,7 @@ def _flow_in_logarithms(_, state, strengths):
 
 
 def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> tuple[Array, Array]:
-    """The flow's (|x|, y) at increasing ``times`` τ = ηt ≥ 0, started from scalars (x ≠ 0, y) at τ = 0.
+    """Integrate the flow's (|x|, y) to increasing ``times`` τ = ηt ≥ 0, started from scalars (x ≠ 0, y) at τ = 0.
 
     Integrated in ln|x|, so that |x| stays positive over any number of decades.  ``tolerance`` is the solver's local
     error per step (absolute and relative); 1e-12 leaves float64 three digits for rounding.  Fails with diffrax's own
@@ -86,37 +86,29 @@ def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> t
 
     _positive(alpha=alpha, beta=beta, x=jnp.abs(x))
     times = jnp.asarray(times, float)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_flow_in_logarithms),
-        diffrax.Dopri8(),
-        t0=0.0,
-        t1=times[-1],
-        dt0=None,
-        y0=(jnp.log(jnp.abs(jnp.asarray(x, float))), jnp.asarray(y, float)),
-        args=(jnp.asarray(alpha, float), jnp.asarray(beta, float)),
-        saveat=diffrax.SaveAt(ts=times),
-        # Steps end at the wanted times: the solver's interpolation between steps is a thousand times coarser.
-        stepsize_controller=diffrax.ClipStepSizeController(
-            diffrax.PIDController(rtol=tolerance, atol=tolerance), step_ts=times
-        ),
-        max_steps=100_000 + len(times),
-    )
-    log_x, y = solution.ys
+    start = (jnp.log(jnp.abs(jnp.asarray(x, float))), jnp.asarray(y, float))
+    # Steps end at the wanted times: the solver's interpolation between steps is a thousand times coarser.
+    steps = diffrax.ClipStepSizeController(diffrax.PIDController(rtol=tolerance, atol=tolerance), step_ts=times)
+    log_x, y = diffrax.diffeqsolve(
+        diffrax.ODETerm(_flow_in_logarithms), diffrax.Dopri8(), t0=0.0, t1=times[-1], dt0=None, y0=start,
+        args=(jnp.asarray(alpha, float), jnp.asarray(beta, float)), saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=steps, max_steps=100_000 + len(times),
+    ).ys  # fmt: skip
     return jnp.exp(log_x), y
 
 
 def radius(*, alpha, beta):
-    """δ = √(2α/β), a length: the flow rests at |x| = δ, y = 0, where the map hops between x = ±δ."""
+    """Return δ = √(2α/β), a length: the flow rests at |x| = δ, y = 0, where the map hops between x = ±δ."""
     return jnp.sqrt(radius_squared(alpha, beta))
 
 
 def conserved(x, y, *, alpha, beta):
-    """H = y²/2 + βx²/4 − α ln|x| (curvature², up to α·ln of the unit of length), constant along the flow."""
+    """Return H = y²/2 + βx²/4 − α ln|x| (curvature², up to α·ln of the unit of length), constant along the flow."""
     return y**2 / 2 + beta * x**2 / 4 - alpha * jnp.log(jnp.abs(x))
 
 
 def map_drift(x, y, *, learning_rate, alpha, beta):
-    """Growth of H in one undamped map step to second order in η: ½η²[(α − βx²/2)² + y²(α + βx²/2)], never negative.
+    """Return the growth of H in an undamped map step to second order in η: ½η²[(α − βx²/2)² + y²(α + βx²/2)] ≥ 0.
 
     In X = x/δ, Y = y/√α this is α·(ε²/2)[(1 − X²)² + Y²(1 + X²)]: the map spirals outwards.
     """
@@ -125,7 +117,7 @@ def map_drift(x, y, *, learning_rate, alpha, beta):
 
 
 def damping_threshold(*, learning_rate, alpha):
-    """2ε²: the map's 2-cycle x = ±δ attracts iff the damping d exceeds it (d < 2 + ε² being understood)."""
+    """Return 2ε²: the map's 2-cycle x = ±δ attracts iff the damping d exceeds it (d < 2 + ε² being understood)."""
     return 2 * epsilon(jnp.asarray(alpha, float), learning_rate) ** 2
 
 
@@ -137,7 +129,7 @@ def _energy_gap(x0, alpha, beta):
 
 
 def peak_amplitude(x0, *, alpha, beta):
-    """Largest |x| of the cycle through (x₀, y = 0), a length: δ·√(−W₋₁(−X₀² e^{−X₀²})).
+    """Return the largest |x| of the cycle through (x₀, y = 0), a length: δ·√(−W₋₁(−X₀² e^{−X₀²})).
 
     The upper branch of z − ln z = X₀² − ln X₀² for z = X², by Newton's method from an upper bound, whence it falls
     monotonically; eight steps reach rounding for every X₀ (tested against scipy's Lambert W).  About δ√(2 ln(δ/|x₀|)).
@@ -151,17 +143,17 @@ def peak_amplitude(x0, *, alpha, beta):
 
 
 def peak_sharpness(x0, *, alpha, beta):
-    """Largest y of the cycle through (x₀, 0), a curvature: √α·√(X₀² − 2 ln X₀ − 1), reached where |x| = δ."""
+    """Return the largest y of the cycle through (x₀, 0), a curvature: √α·√(X₀² − 2 ln X₀ − 1), met where |x| = δ."""
     return jnp.sqrt(alpha) * jnp.sqrt(2 * _energy_gap(x0, alpha, beta))
 
 
 def small_period(*, learning_rate, alpha):
-    """√2·π/ε steps: the period of small oscillations around (δ, 0)."""
+    """Return √2·π/ε steps, the period of small oscillations around (δ, 0)."""
     return jnp.sqrt(2.0) * jnp.pi / epsilon(jnp.asarray(alpha, float), learning_rate)
 
 
 def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
-    """Period in steps (not rounded) of the cycle through the scalar (x₀, 0), 0 < |x₀| < δ, by quadrature.
+    """Return the period in steps (not rounded) of the cycle through the scalar (x₀, 0), 0 < |x₀| < δ, by quadrature.
 
     w = ln X moves in the potential e^{2w}/2 − w, so the period is 2∫dw/√(2(E − V)) between the turning points; with
     w = mean + half·sin φ the integrand is smooth and periodic in φ, and the midpoint rule converges faster than any
@@ -172,15 +164,10 @@ def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
     high = jnp.log(peak_amplitude(x0, alpha=alpha, beta=beta) / delta)
     angle = (jnp.arange(nodes, dtype=float) + 0.5) * (jnp.pi / nodes) - jnp.pi / 2
     half = (high - low) / 2
-    up, down = (
-        half * (1 + jnp.sin(angle)),
-        half * (1 - jnp.sin(angle)),
-    )  # distances from the two turning points
+    up, down = half * (1 + jnp.sin(angle)), half * (1 - jnp.sin(angle))  # distances from the two turning points
     # 2(E − V), written from the nearer turning point because the terms cancel there
     kinetic = jnp.where(
-        up < down,
-        2 * up - jnp.exp(2 * low) * jnp.expm1(2 * up),
-        -jnp.exp(2 * high) * jnp.expm1(-2 * down) - 2 * down,
+        up < down, 2 * up - jnp.exp(2 * low) * jnp.expm1(2 * up), -jnp.exp(2 * high) * jnp.expm1(-2 * down) - 2 * down
     )
     duration = 2 * jnp.sum(half * jnp.cos(angle) / jnp.sqrt(kinetic)) * (jnp.pi / nodes)
     return duration / epsilon(jnp.asarray(alpha, float), learning_rate)
@@ -222,28 +209,13 @@ def stages(x, y, delta) -> Stages:
     if not (np.all(np.isfinite(delta)) and np.all(delta > 0)):
         raise ValueError(f"delta must be positive and finite at every step, got a minimum of {np.min(delta)!r}")
     leaves = np.stack([y > 0, x > delta, y < 0, x < delta])  # (4, T)
-    current = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}[
-        bool(x[0] > delta[0]), bool(y[0] > 0)
-    ]
     stage = np.empty(len(x), int)
-    for t in range(len(x)):
-        if t > 0 and leaves[current - 1, t]:
-            current = current % 4 + 1
-        stage[t] = current
+    quadrants = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}
+    stage[0] = quadrants[bool(x[0] > delta[0]), bool(y[0] > 0)]
+    for t in range(1, len(x)):
+        stage[t] = stage[t - 1] % 4 + 1 if leaves[stage[t - 1] - 1, t] else stage[t - 1]
     start = np.flatnonzero(np.diff(stage, prepend=0))
     return Stages(stage, start, stage[start])
-
-
-class ToyGeometry(NamedTuple):
-    """Closed forms of :class:`ToyLoss` at one θ of shape (p,)."""
-
-    gradient: Array  # (p,) ∇L
-    sharpness: Array  # () S, the largest eigenvalue of ∇²L
-    eigenvector: Array  # (p,) u, first entry positive
-    sharpness_gradient: Array  # (p,) ∇S
-    alpha: Array  # () −∇L·∇S
-    beta: Array  # () ‖∇S⊥‖², ∇S⊥ = ∇S − u(u·∇S)
-    delta_squared: Array  # () 2α/β, negative where α < 0
 
 
 class ToyLoss(NamedTuple):
@@ -251,7 +223,7 @@ class ToyLoss(NamedTuple):
 
     θ = (x, w) or (x, w, z).  With y = √β·w and s = 0, gradient descent with step η is :func:`reduced_step` with damping
     d = ηλ.  θ = 0 lies on the stable set's edge, with the given α, β and u = e_x; constrained gradient descent rests
-    there, or moves by ηg a step along z.  The paper's own toy is not known; this one is the project's own.
+    there, or moves by ηg per step along z.  The paper's own toy is not known; this one is the project's own.
     """
 
     learning_rate: float
@@ -263,15 +235,15 @@ class ToyLoss(NamedTuple):
     drift: float | None = None  # g, the slope along z
 
     def loss(self, theta: ArrayLike) -> ArrayLike:
-        """The loss at θ of shape (2,), or (3,) with ``drift``."""
+        """Return the loss at θ of shape (2,), or (3,) with ``drift``."""
         x, w = theta[0], theta[1]
         curvature = GradientDescent(self.learning_rate).edge + self.beta**0.5 * w
         valley = curvature * x**2 / 2 + self.skew * x**3 / 6 + self.quartic * x**4 / 4
         value = valley - self.alpha / self.beta**0.5 * w + self.stiffness * w**2 / 2
         return value if self.drift is None else value - self.drift * theta[2]
 
-    def geometry(self, theta: ArrayLike) -> ToyGeometry:
-        """Closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
+    def geometry(self, theta: ArrayLike) -> LocalGeometry:
+        """Return the local geometry at θ in closed form, where the valley's curvature along x exceeds max(λ, 0)."""
         x, w, root = theta[0], theta[1], self.beta**0.5
         curvature = GradientDescent(self.learning_rate).edge + root * w
         along = curvature + self.skew * x + 3 * self.quartic * x**2
@@ -281,27 +253,11 @@ class ToyLoss(NamedTuple):
         excess = half + jnp.hypot(half, root * x)  # S − λ
         norm = jnp.hypot(excess, root * x)
         u_x, u_w = excess / norm, root * x / norm
-        d_sharpness = [
-            u_x**2 * (self.skew + 6 * self.quartic * x) + 2 * u_x * u_w * root,
-            u_x**2 * root,
-        ]
+        d_sharpness = [u_x**2 * (self.skew + 6 * self.quartic * x) + 2 * u_x * u_w * root, u_x**2 * root]
         rest = [] if self.drift is None else [jnp.zeros_like(x)]
         gradient = jnp.stack(gradient + [r - self.drift for r in rest])
-        u, d_sharpness = jnp.stack([u_x, u_w, *rest]), jnp.stack([*d_sharpness, *rest])
-        alpha, across = -gradient @ d_sharpness, d_sharpness - u * (u @ d_sharpness)
-        beta = across @ across
-        return ToyGeometry(
-            gradient,
-            self.stiffness + excess,
-            u,
-            d_sharpness,
-            alpha,
-            beta,
-            2 * alpha / beta,
+        u, sharpness = jnp.stack([u_x, u_w, *rest]), self.stiffness + excess
+        products = jnp.zeros((), jnp.int32)
+        return LocalGeometry(
+            self.loss(theta), gradient, sharpness, u, sharpness * u, jnp.stack([*d_sharpness, *rest]), products
         )
-
-    def constrained(self, steps: int) -> Array:
-        """Constrained gradient descent from θ = 0, shape (steps + 1, p): at rest, or drifting along z."""
-        moved = self.learning_rate * (self.drift or 0.0) * jnp.arange(steps + 1, dtype=float)
-        still = jnp.zeros_like(moved)
-        return jnp.stack([still, still] + ([] if self.drift is None else [moved]), axis=1)

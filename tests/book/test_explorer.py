@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import PHONE
+from browsing import PHONE, settle
 
 from selfstab.theory import reduced
 
@@ -118,10 +118,6 @@ def page_of(open_page, site):
     return open_
 
 
-def settle(page) -> None:
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
 def window(page) -> tuple[int, int]:
     settle(page)
     return tuple(page.evaluate("() => [eosExplorer.begin, eosExplorer.end]"))
@@ -195,7 +191,7 @@ def test_window_by_keyboard(page_of):
     page.focus("#exp-all")
     page.keyboard.press("Enter")
     assert window(page) == (begin, end)
-    page.wait_for_function("document.getElementById('exp-live').textContent.startsWith('Window')", timeout=3000)
+    page.wait_for_function("document.getElementById('exp-live').textContent.startsWith('Window')")
 
 
 def test_strip_moves_the_window(page_of):
@@ -249,10 +245,11 @@ def test_curves_and_means_can_be_switched(page_of):
     assert with_flow != before
     assert page.get_attribute("[data-who=flow]", "aria-pressed") == "true"
     page.click("#exp-mean")
-    assert ink(page) != with_flow
+    with_mean = ink(page)
+    assert with_mean != with_flow
     page.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
-    page.wait_for_timeout(100)
-    assert ink(page) not in (before, with_flow)
+    repainted = "(seen) => !seen.includes(document.getElementById('exp-panels').toDataURL())"
+    page.wait_for_function(repainted, arg=[before, with_flow, with_mean])
 
 
 def test_every_listed_run_opens(page_of):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from browsing import PATIENCE
 
 from eoslib.trajectories import variables
 from selfstab.runs import files as run_files
@@ -94,7 +95,7 @@ def build(tmp_path: Path, text: str, results: Path) -> tuple[int, str, str]:
         [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going", str(source), str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE / 1000,
         env=os.environ | {"EOSLIB_RESULTS": str(results), "EOSLIB_BOOK_SCALE": "quick", "PYTHONWARNINGS": "default"},
     )
     page = tmp_path / "out" / "index.html"

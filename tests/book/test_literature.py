@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from browsing import PHONE
+from browsing import PHONE, settle
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 SOURCE = BOOK / "references.bib"
@@ -153,7 +153,7 @@ def test_hover_shows_the_title(literature, works):
     page = literature()
     work = works[12]
     page.mouse.move(*on_screen(page, work["id"]))
-    page.wait_for_function("document.querySelector('.vis-tooltip')?.style.visibility === 'visible'", timeout=5000)
+    page.wait_for_function("document.querySelector('.vis-tooltip')?.style.visibility === 'visible'")
     assert page.locator(".vis-tooltip").inner_text() == work["title"]
 
 
@@ -211,14 +211,18 @@ def test_zoom_by_buttons_wheel_and_keyboard(literature):
     page.keyboard.press("Escape")
     page.mouse.click(10, 10)  # elsewhere: the wheel is the page's
     page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.evaluate(
+        "() => { addEventListener('wheel', () => { window.wheeled = true; }, { capture: true, once: true }); }"
+    )
     page.mouse.wheel(0, -200)
-    page.wait_for_timeout(100)
+    page.wait_for_function("window.wheeled")
+    settle(page)
     assert scale() == pytest.approx(start, rel=0.01)
     page.locator(".lit-stage").scroll_into_view_if_needed()
     box = page.locator(".lit-canvas").bounding_box()
     page.mouse.click(box["x"] + 20, box["y"] + 20)
     page.mouse.wheel(0, -200)
-    page.wait_for_function("(s) => eosLiterature.network.getScale() > 1.02 * s", arg=start, timeout=3000)
+    page.wait_for_function("(s) => eosLiterature.network.getScale() > 1.02 * s", arg=start)
 
 
 def test_keyboard_goes_from_the_list_to_the_graph(literature, works):

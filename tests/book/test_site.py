@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from browsing import DESKTOP, PHONE
+from browsing import DESKTOP, PATIENCE, PHONE
 from fontTools.ttLib import TTFont
 
 
@@ -32,7 +32,7 @@ def test_internal_links(site):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE / 1000,
     )
     lines = [line for line in told.stdout.splitlines() if not line.startswith("#")]
     links = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=";"))
@@ -113,12 +113,12 @@ def test_verdicts_are_told_in_words(open_page):
 
 def test_search_finds_a_word(open_page, server):
     page = open_page("search.html?q=sharpness", base=server)
-    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 2", timeout=10_000)
+    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 2")
     addresses = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.href)")
     assert any("notation" in address for address in addresses)
     assert not page.complaints.errors
     page = open_page("search.html?q=xyzzyplugh", base=server)
-    page.wait_for_function("document.querySelector('#search-results p')?.textContent.trim().length > 0", timeout=10_000)
+    page.wait_for_function("document.querySelector('#search-results p')?.textContent.trim().length > 0")
     assert page.locator("#search-results li").count() == 0
 
 
@@ -129,26 +129,31 @@ def test_search_from_any_page_and_from_a_file(open_page):
     page.keyboard.type("eigenvector")
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=eigenvector")
-    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 0", timeout=10_000)
-    page.wait_for_timeout(300)  # a failed look-up of an excerpt would be reported now
+    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 0")
+    page.wait_for_load_state("networkidle")  # a failed look-up of an excerpt has been reported then
     assert not page.complaints.errors
     assert not page.complaints.external
 
 
 def test_first_page_is_light_and_quick(browser, server):
-    """Under 1 MB transferred and interactive within a second: the best of three loads, on a shared machine."""
-    times = []
+    """Under 1 MB transferred, 200 kB of it scripts, and these take the lesser part of what the page takes in all.
+
+    The part, from .1 to .2, is the least of three loads; of a machine's speed, and of what else it does, it is free.
+    """
+    parts = []
     for _ in range(3):
         context = browser.new_context(viewport=DESKTOP)
-        page, sizes = context.new_page(), []
-        page.on("requestfinished", lambda request, sizes=sizes: sizes.append(request.sizes()["responseBodySize"]))
-        page.goto(f"{server}/intro.html", wait_until="load")
-        page.wait_for_timeout(200)
-        timing = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
-        times.append(page.evaluate(timing))
+        page, sizes = context.new_page(), {}
+        page.on("requestfinished", lambda one, sizes=sizes: sizes.update({one.url: one.sizes()["responseBodySize"]}))
+        session = context.new_cdp_session(page)
+        session.send("Performance.enable")
+        page.goto(f"{server}/intro.html", wait_until="networkidle")
+        spent = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+        parts.append(spent["ScriptDuration"] / spent["TaskDuration"])
         context.close()
-    assert 50_000 < sum(sizes) < 1_000_000
-    assert min(times) < 1000
+    assert 50_000 < sum(sizes.values()) < 1_000_000
+    assert 10_000 < sum(size for url, size in sizes.items() if ".js" in url) < 200_000
+    assert min(parts) < 0.4
 
 
 def test_every_reader_sees_the_books_own_fonts(open_page, site):
