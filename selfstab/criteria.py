@@ -25,18 +25,16 @@ Criterion = Callable[[Array, Array], Array]
 def _score(outputs: Array, targets: Array, name: str) -> Array:
     """Return the one column of scores, for labels ±1."""
     if outputs.shape[-1] != 1 or not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} needs outputs (n, 1) and floating labels ±1, got {outputs.shape} and dtype {targets.dtype}"
-        )
+        got = f"got {outputs.shape} and dtype {targets.dtype}"
+        raise ValueError(f"{name} needs outputs (n, 1) and floating labels ±1, {got}")
     return outputs[:, 0]  # (n,)
 
 
 def _class(outputs: Array, targets: Array, name: str) -> Array:
     """Return the class indices, for outputs with one column per class."""
     if outputs.shape[-1] < 2 or not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} needs outputs (n, k >= 2) and integer labels, got {outputs.shape} and dtype {targets.dtype}"
-        )
+        got = f"got {outputs.shape} and dtype {targets.dtype}"
+        raise ValueError(f"{name} needs outputs (n, k >= 2) and integer labels, {got}")
     return targets
 
 

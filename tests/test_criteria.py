@@ -1,6 +1,5 @@
 """Criteria against their formulas, written out with numpy."""
 
-
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st

@@ -69,19 +69,13 @@ def prepare(app: Sphinx, config) -> None:
         copy_figures(found, source / "_generated")
     except store.RecordError as error:
         raise ExtensionError(str(error)) from None
-    config.myst_substitutions = {
-        **config.myst_substitutions,
-        **substitutions(found),
-    }
+    config.myst_substitutions = {**config.myst_substitutions, **substitutions(found)}
     config.eosbook_records = found
 
 
 def repository() -> tuple[str, str] | None:
     """Address and branch of the public repository, where the build knows one (GitHub sets these in its workflows)."""
-    server, name = (
-        os.environ.get("GITHUB_SERVER_URL"),
-        os.environ.get("GITHUB_REPOSITORY"),
-    )
+    server, name = (os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY"))
     if not (server and name):
         return None
     return f"{server}/{name}", os.environ.get("GITHUB_REF_NAME") or "main"
@@ -92,10 +86,7 @@ def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict,
     where = repository()
     if not (where and pagename.startswith("chapters/") and "header_buttons" in context):
         return
-    (url, branch), notebook = (
-        where,
-        f"notebooks/{pagename.removeprefix('chapters/')}.ipynb",
-    )
+    (url, branch), notebook = (where, f"notebooks/{pagename.removeprefix('chapters/')}.ipynb")
     name = url.split("/", 3)[-1]
     addresses = {
         "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/{notebook}",
