@@ -99,15 +99,12 @@ def _normalized(convolution: Conv, x: Float[Array, "n h w c"]) -> Array:
 
 
 def _head(classes: int, kernel_init: Callable = UNIFORM) -> nn.Dense:
+    """Return the output layer; with weights of zero all outputs are 0 at initialization."""
     return nn.Dense(classes, kernel_init=kernel_init, name="head")
 
 
-#: Weights of an output layer whose outputs are all 0 at initialization.
-ZEROS = nn.initializers.zeros_init()
-
-
 class Network(nn.Module):
-    """What each network is told: its width, its number of outputs and its activation."""
+    """State what every network is built from: its width, its number of outputs, its activation."""
 
     width: int
     classes: int
@@ -165,7 +162,7 @@ class ResNet18(Network):
             for block in range(2):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = ResidualBlock(self.width * 2**stage, stride, self.activation)(x)
-        return _head(self.classes, ZEROS)(x.mean(axis=(1, 2)))
+        return _head(self.classes, nn.initializers.zeros)(x.mean(axis=(1, 2)))
 
 
 class VGG11(Network):
@@ -222,7 +219,7 @@ class Encoder(Network):
         h = (weight * h).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)  # (n, d)
         if self.bert:
             h = jnp.tanh(nn.Dense(self.width, name="pooler")(h))
-        return _head(self.classes, ZEROS)(h)
+        return _head(self.classes, nn.initializers.zeros)(h)
 
 
 def outputs(setting: Setting) -> int:
