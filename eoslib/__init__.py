@@ -53,4 +53,4 @@ def __getattr__(name: str):
     try:
         return getattr(importlib.import_module(f"eoslib.trajectories.{_TRACK[name]}"), name)
     except ModuleNotFoundError as absent:
-        raise ImportError(f"eoslib.{name} needs {absent.name}: pip install 'eoslib[track]'") from absent
+        raise ImportError(f"eoslib.{name} needs {absent.name}, which eoslib's extra 'track' brings") from absent

@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
@@ -48,13 +49,17 @@ RULES = (GradientDescent,)
 
 
 def resolve(rule: GradientDescent | Any) -> GradientDescent:
-    """Return a rule unchanged, and gradient descent for a learning rate.
+    """Return a rule, or gradient descent for a learning rate, its rate a Python number or traced.
+
+    A Python number takes the precision of what it multiplies, where one of NumPy's would change it.
 
     Raises:
-        ValueError: if the learning rate is not positive and finite (traced values pass).
+        ValueError: if the learning rate is not a positive and finite number (traced values pass).
     """
     rule = rule if isinstance(rule, RULES) else GradientDescent(rule)
     rate = rule.learning_rate
-    if not isinstance(rate, Tracer) and not 0 < rate < float("inf"):
+    if isinstance(rate, Tracer):
+        return rule
+    if not isinstance(rate, int | float | np.number | np.ndarray | jax.Array) or np.ndim(rate) or not 0 < rate < np.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {rate!r}")
-    return rule
+    return dataclasses.replace(rule, learning_rate=float(rate))

@@ -53,7 +53,7 @@ def test_the_constrained_step_keeps_the_sharpness(network, path):
         gradient = np.asarray(dense.gradient(theta))
         assert abs(vectors[0] @ gradient) <= 1e-3 * np.linalg.norm(gradient)
         assert bool(record.active)
-        assert int(record.rounds) == 0  # one centre a step
+        assert int(record.rounds) == 0  # one center a step
         assert int(record.geometry.products) == 1
         np.testing.assert_array_equal(record.theta, theta)
     assert (np.diff([dense.loss(theta) for theta in points]) < 0).all()
@@ -94,7 +94,7 @@ def test_a_violation_beyond_the_tolerance_is_restored_before_the_step(network, p
     _, record = step_on_network(objective, ConstrainedState.at(off, geometry.eigenvector))
     assert 1 <= int(record.rounds) <= 4
     assert dense.sharpness(record.theta) <= EDGE * (1 + 1e-4)
-    # Where no eigenvector is refined, each centre costs one product, those before the last too.
+    # Where no eigenvector is refined, each center costs one product, those before the last too.
     state = ConstrainedState.at(off, geometry.eigenvector)
     _, record = step_on_network(objective, state, eigen_tolerance=0.9)
     assert int(record.geometry.products) == 1 + int(record.rounds) > 1

@@ -1,7 +1,5 @@
 """The coupling theorem's machinery on small losses: derivatives, projection, prediction, and the orders themselves."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import oracles
 import pytest
 import scipy.optimize
 
-from selfstab.theory import coupling
+from selfstab.theory import coupling, families
 
 RATE = 0.02
 EDGE = 2 / RATE
@@ -45,10 +43,6 @@ def close(measured, expected, accuracy=oracles.DIFFERENCE):
     """Agreement relative to the largest entry, as a difference quotient allows."""
     expected = np.asarray(expected)
     np.testing.assert_allclose(measured, expected, atol=accuracy * np.abs(expected).max(), rtol=0)
-
-
-def test_docstring_example():
-    assert doctest.testmod(coupling) == (0, 4)
 
 
 def test_jet_against_dense_and_differences(family):

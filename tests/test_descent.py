@@ -1,7 +1,6 @@
 """One step and whole runs of gradient descent: against closed forms and loops in NumPy, and its argument checks."""
 
 import dataclasses
-import doctest
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +114,3 @@ def test_steps_to_a_level():
 def test_mistakes_are_named(quadratic, rates, every, message):
     with pytest.raises(ValueError, match=message):
         descent.descend(*quadratic, rates, every=every)
-
-
-def test_the_example_in_the_docstring_holds():
-    failed, tried = doctest.testmod(descent)
-    assert failed == 0
-    assert tried > 0

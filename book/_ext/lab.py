@@ -53,12 +53,13 @@ def still_svg() -> str:
     """Inline SVG (720 by 430 units): x, sharpness and loss of the toy against the step, the stages shaded and named."""
     import numpy as np
 
+    from eoslib.rules import GradientDescent
     from selfstab.theory import reduced
 
     rate, alpha, beta = STILL["learning_rate"], STILL["alpha"], STILL["beta"]
     x, y = (np.asarray(v, float) for v in reduced.iterate(*STILL_START, STILL_STEPS, **STILL))
-    delta = float(reduced.radius(alpha=alpha, beta=beta))
-    loss = (2 / rate + y) * x**2 / 2 - alpha / beta * y + STILL["damping"] * y**2 / (2 * rate * beta)
+    edge, delta = GradientDescent(rate).edge, float(reduced.radius(alpha=alpha, beta=beta))
+    loss = (edge + y) * x**2 / 2 - alpha / beta * y + STILL["damping"] * y**2 / (2 * rate * beta)
     cut = reduced.stages(x, y, delta)
     left, width, height, top, gap = 56, 652, 104, 26, 24
     ends = [*cut.start[1:], STILL_STEPS]
@@ -83,10 +84,10 @@ def still_svg() -> str:
         ),
         (
             "sharpness",
-            2 / rate + y,
-            2 / rate - 1.1 * abs(y).max(),
-            2 / rate + 1.1 * abs(y).max(),
-            ((2 / rate, "2/η", "threshold"),),
+            edge + y,
+            edge - 1.1 * abs(y).max(),
+            edge + 1.1 * abs(y).max(),
+            ((edge, "2/η", "threshold"),),
         ),
         (
             "loss",

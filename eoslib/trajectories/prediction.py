@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
@@ -54,7 +55,7 @@ def predicted_step(
         record: The constrained step at time t.
         product: ∇²L(θ†_t) applied to ``state.carried`` (p,); computed where it is not given.
     """
-    geometry, learning_rate = record.geometry, rule.learning_rate
+    geometry, learning_rate = record.geometry, jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(record.theta, state.carried) if product is None else product
     u = geometry.eigenvector
     along = inner(u, state.carried)
@@ -88,7 +89,8 @@ def generalized_predicted_step(
         record: The constrained step at time t.
         product: ∇²L(θ†_t) v (p,); computed where it is not given.
     """
-    geometry, theta, learning_rate = record.geometry, record.theta, rule.learning_rate
+    geometry, theta = record.geometry, record.theta
+    learning_rate = jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(theta, v) if product is None else product
     u = geometry.eigenvector
     x = inner(u, v)
