@@ -25,24 +25,22 @@ RINGS = {
 }
 
 
-def modules(package: str, listed: str) -> list[str]:
-    """Return the dotted names of a package's modules: those listed, then the library's others."""
-    names = listed.split()
-    if package.startswith("eoslib"):
-        found = pkgutil.iter_modules(importlib.import_module(package).__path__)
-        names += [module.name for module in found if module.name not in names and not module.ispkg]
-    return [f"{package}.{name}" for name in names]
+def modules(package: str) -> list[str]:
+    """Return the names of a package's modules: those listed, then the library's others."""
+    names = RINGS[package].split()
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__ if package.startswith("eoslib") else [])
+    return names + [module.name for module in found if module.name not in names and not module.ispkg]
 
 
 class ApiReference(Generated):
-    """Sections of the API page: the public names, then one section per module of the two rings."""
+    """Sections of the API page: the public names, then the modules of the two rings."""
 
     def context(self) -> dict:
         library = importlib.import_module("eoslib")
         public = {name: getattr(library, name) for name in library.__all__}
         rest = sorted(public.keys() - {*INTERFACE}, key=str.lower)
         entries = [[self.entry(name, public[name]) for name in names] for names in (INTERFACE, rest)]
-        return {"entries": entries, "modules": [name for ring in RINGS.items() for name in modules(*ring)]}
+        return {"entries": entries, "rings": {package: modules(package) for package in RINGS}}
 
     def entry(self, name: str, thing) -> tuple[str, str, str]:
         """Return a public name, where its entry is, and its first sentence as plain text."""
