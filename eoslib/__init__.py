@@ -21,27 +21,11 @@ if TYPE_CHECKING:
     from eoslib.trajectories.track import track, track_from
 
 __all__ = [
-    "ConstrainedState",
-    "Cubic",
-    "EigenPairs",
-    "EigenStatus",
-    "GradientDescent",
-    "LocalGeometry",
-    "Objective",
-    "Projection",
-    "ProjectionStatus",
-    "Sharpness",
-    "constrained_gradient_descent",
-    "constrained_step",
-    "find_instability",
-    "leading_eigenpair",
-    "leading_eigenpairs",
-    "local_geometry",
-    "project",
-    "sharpness",
-    "track",
+    "ConstrainedState", "Cubic", "EigenPairs", "EigenStatus", "GradientDescent", "LocalGeometry", "Objective",
+    "Projection", "ProjectionStatus", "Sharpness", "constrained_gradient_descent", "constrained_step",
+    "find_instability", "leading_eigenpair", "leading_eigenpairs", "local_geometry", "project", "sharpness", "track",
     "track_from",
-]
+]  # fmt: skip
 
 _TRACK = {"find_instability": "approach", "track": "track", "track_from": "track"}
 
@@ -53,4 +37,4 @@ def __getattr__(name: str):
     try:
         return getattr(importlib.import_module(f"eoslib.trajectories.{_TRACK[name]}"), name)
     except ModuleNotFoundError as absent:
-        raise ImportError(f"eoslib.{name} needs {absent.name}: pip install 'eoslib[track]'") from absent
+        raise ImportError(f"eoslib.{name} needs {absent.name}, which eoslib's extra 'track' brings") from absent

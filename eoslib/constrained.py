@@ -47,20 +47,16 @@ class ConstrainedRecord(NamedTuple):
 
 
 def constrained_step(
-    objective: Objective,
-    rule: GradientDescent,
-    state: ConstrainedState,
-    vs: Float[Array, "k p"] | None = None,
-    *,
-    tolerance: float = 1e-4,
-    eigen_tolerance: float = 5e-3,
-) -> tuple[ConstrainedState, ConstrainedRecord]:
-    """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector, with one center per step.
+    objective: Objective, rule: GradientDescent, state: ConstrainedState, vs: Float[Array, "k p"] | None = None,
+    *, tolerance: float = 1e-4, eigen_tolerance: float = 5e-3,
+) -> tuple[ConstrainedState, ConstrainedRecord]:  # fmt: skip
+    """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector; return also what was measured at θ†_t.
 
-    At θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearized, S + ∇S·Δ and (1 − ηS) u·∇L,
-    and both conditions of M are restored in the same move.  What is left is second order and the next step removes it;
-    where it exceeds the tolerance, rounds of the projection come first.  The nearest point of M lies along ∇S⊥ taken
-    there and not at θ†_t: the next step, which knows it, turns this step's bend into that direction.
+    There is one center per step: at θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearized,
+    S + ∇S·Δ and (1 − ηS) u·∇L, and both conditions of M are restored in the same move.  What is left is second order
+    and the next step removes it; where it exceeds the tolerance, rounds of the projection come first.  The nearest
+    point of M lies along ∇S⊥ taken there and not at θ†_t: the next step, which knows it, turns this step's bend into
+    that direction.
 
     Args:
         objective: The loss.
@@ -69,9 +65,6 @@ def constrained_step(
         vs: Directions (k, p) for which ∇²L(θ†_t) v is wanted in the same pass.
         tolerance: Violation of S ≤ 2/η, relative, above which it is restored before the step.
         eigen_tolerance: Residual of u relative to S.
-
-    Returns:
-        The next state, and what was measured at θ†_t.
     """
     vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
 
@@ -85,21 +78,19 @@ def constrained_step(
         return (geometry, products), (moved, geometry.improved_eigenvector, geometry.products, rounds + 1), again
 
     zero = jnp.zeros((), jnp.int32)
-    carry = (state.theta, state.eigenvector.astype(objective.dtype), zero, zero)
+    carry = state.theta, state.eigenvector.astype(objective.dtype), zero, zero
     (geometry, products), (theta, _, _, rounds) = do_while(center, carry)
     u, perpendicular = geometry.eigenvector, geometry.perpendicular
-    slope = inner(u, geometry.gradient)
     # The last bend turned from ∇S⊥ of the last center to that of this one, within the plane orthogonal to u.
     turn = -state.correction.astype(objective.dtype) * perpendicular - state.bend.astype(objective.dtype)
     turn = jnp.where(rounds > 1, 0, turn - inner(u, turn) * u)
     plain = geometry.sharpness + rule.learning_rate * geometry.alpha  # S after the plain step, to first order
     excess = (plain + inner(perpendicular, turn) - rule.edge).astype(objective.dtype)
     bend = sharpness_correction(geometry, excess)
-    rest = ((1 - rule.learning_rate * geometry.sharpness) * slope).astype(objective.dtype)
+    rest = ((1 - rule.learning_rate * geometry.sharpness) * inner(u, geometry.gradient)).astype(objective.dtype)
     move = -rule.learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)
     correction = jnp.maximum(excess, 0) / geometry.beta
-    # u turns evenly: the last two extrapolated start far closer to the next than the last alone (a refinement, or a
-    # repair, ends that history).
+    # u turns evenly: extrapolated from the last two it starts far closer to the next, until a refinement or a repair.
     latest = geometry.improved_eigenvector
     start = jnp.where((geometry.products > 1) | (rounds > 1), latest, 2 * latest - state.older.astype(latest.dtype))
     following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, correction, bend)
@@ -145,10 +136,9 @@ def constrained_gradient_descent(
         if params is None or loss_fn is None:
             raise ValueError("constrained_gradient_descent needs update(grads, state, params, loss_fn=loss_fn)")
         objective = Objective.create(loss_fn, params)
-        theta = objective.ravel(params)
-        here = ConstrainedState(theta, *state[:4])
+        here = ConstrainedState(objective.ravel(params), *state[:4])
         following, record = constrained_step(objective, rule, here)
-        move = objective.unravel(following.theta - theta)
-        return move, ConstrainedTransformState(*following[1:], record.geometry.sharpness, record.active)
+        state = ConstrainedTransformState(*following[1:], record.geometry.sharpness, record.active)
+        return objective.unravel(following.theta - here.theta), state
 
     return optax.GradientTransformationExtraArgs(init, update)

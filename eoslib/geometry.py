@@ -85,31 +85,24 @@ class LocalGeometry(NamedTuple):
 
 
 def local_geometry_and_products(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    start: Float[Array, " p"],
-    vs: Float[Array, "k p"],
-    *,
-    tolerance: float = 5e-3,
-    max_products: int = 200,
-) -> tuple[LocalGeometry, Float[Array, "k p"]]:
+    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], vs: Float[Array, "k p"],
+    *, tolerance: float = 5e-3, max_products: int = 200,
+) -> tuple[LocalGeometry, Float[Array, "k p"]]:  # fmt: skip
     """Return :func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
     dtype = objective.dtype
+    options = {"tolerance": tolerance / 2, "max_products": max_products}
+
+    def refine(u):
+        pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, **options)
+        return pairs.vectors[0] * jnp.where(inner(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
 
     # The start first; where it is stale, the eigenvector refined from it.
     def expand(carry):
         u, spent = carry
         cubic, products = objective.cubic_and_hvps(theta, u, vs)
         geometry = LocalGeometry(cubic.loss, cubic.gradient, inner(u, cubic.hvp), u, cubic.hvp, cubic.third, spent + 1)
-
-        def refine(_):
-            pairs = leading_eigenpair(
-                lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=max_products
-            )
-            return pairs.vectors[0] * jnp.where(inner(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
-
         stale = (spent == 0) & (geometry.residual > tolerance * jnp.abs(geometry.sharpness))
-        refined, more = jax.lax.cond(stale, refine, lambda _: (u, jnp.zeros((), jnp.int32)), None)
+        refined, more = jax.lax.cond(stale, refine, lambda u: (u, jnp.zeros((), jnp.int32)), u)
         return (geometry, products), (refined, spent + 1 + more), stale
 
     u = start.astype(dtype) / jnp.linalg.norm(start).astype(dtype)
@@ -131,6 +124,5 @@ def local_geometry(
         **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
             square over the relative eigengap); ``max_products``, limit of one refinement.
     """
-    return local_geometry_and_products(
-        objective, theta, start, jnp.zeros((0, objective.size), objective.dtype), **options
-    )[0]
+    none = jnp.zeros((0, objective.size), objective.dtype)
+    return local_geometry_and_products(objective, theta, start, none, **options)[0]

@@ -49,12 +49,12 @@ class Objective:
     argument to jitted functions.
 
     Attributes:
-        batch: Pytree of arrays whose leading axis counts samples, or ``None``.
-        loss_fn: ``loss_fn(params, batch)``, the mean over the samples of ``batch`` (``loss_fn(params)`` without one).
+        batch: Pytree of arrays whose common leading axis counts samples, or ``None``.
+        loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples (``loss_fn(params)`` without a batch).
         unravel: Flat vector of length p in ``dtype`` ↦ pytree of parameters.
         size: Number of parameters p.
         dtype: Precision of all derivatives.
-        micro_batch: Samples per evaluation; larger batches are summed piece by piece.
+        micro_batch: Samples evaluated at once, where the batch is larger; the same mean piece by piece, in less memory.
     """
 
     batch: Any
@@ -66,14 +66,10 @@ class Objective:
 
     @classmethod
     def create(cls, loss_fn: Callable, params, batch=None, *, micro_batch: int | None = None, dtype=None) -> Objective:
-        """Build an objective from a loss on any pytree of parameters.
+        """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
-        Args:
-            loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples, or ``loss_fn(params)`` without a batch.
-            params: Pytree of floating-point arrays; only shapes, structure and dtype matter.
-            batch: Pytree of arrays with one common leading axis (the samples).
-            micro_batch: Evaluate at most so many samples at once; the result is the same mean, in less memory.
-            dtype: Precision of derivatives; that of the parameters by default.
+        Of ``params`` only shapes, structure and dtype matter, and ``dtype`` is theirs by default; the other arguments
+        are the attributes above.
 
         Raises:
             ValueError: if a parameter is not floating point, there is none, the loss is not a scalar, the leading axes
@@ -84,8 +80,7 @@ class Objective:
             kinds = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
             raise ValueError(f"params must hold floating-point arrays only, got {kinds or 'nothing'}")
         dtype = jnp.dtype(dtype or jnp.result_type(*leaves))
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-        flat, unravel = ravel_pytree(params)
+        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
         if batch is not None:
             batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype if _is_float(leaf) else None), batch)
             sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(batch)}
@@ -93,12 +88,11 @@ class Objective:
                 raise ValueError(f"all arrays of the batch must share one non-empty leading axis, got {sorted(sizes)}")
             if micro_batch is not None and not 1 <= micro_batch <= max(sizes):
                 raise ValueError(f"micro_batch must lie in 1..{max(sizes)}, got {micro_batch!r}")
-            if micro_batch == max(sizes):
-                micro_batch = None
+            micro_batch = None if micro_batch == max(sizes) else micro_batch
         elif micro_batch is not None:
             raise ValueError(f"micro_batch={micro_batch!r} needs a batch, got None")
         objective = cls(batch, loss_fn, unravel, flat.size, dtype, micro_batch)
-        shape = jax.eval_shape(lambda t: objective._evaluate(lambda f, x: f(x), t), flat).shape
+        shape = jax.eval_shape(objective.loss, flat).shape
         if shape != ():
             raise ValueError(f"loss_fn must return a scalar (a mean over samples), got shape {shape}")
         return objective
@@ -123,31 +117,23 @@ class Objective:
         """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
-        theta = theta.astype(self.dtype)
-        directions = [d.astype(self.dtype) for d in directions]
-        if self.batch is None:
-            return expansion(lambda t: self.loss_fn(self.unravel(t)), theta, *directions)
+        arguments = [vector.astype(self.dtype) for vector in (theta, *directions)]
 
-        def on(piece):
-            return expansion(lambda t: self.loss_fn(self.unravel(t), piece), theta, *directions)
+        def on(*piece):
+            return expansion(lambda t: self.loss_fn(self.unravel(t), *piece), *arguments)
 
         if self.micro_batch is None:
-            return on(self.batch)
-        n = jax.tree.leaves(self.batch)[0].shape[0]
-        full, m = n // self.micro_batch, self.micro_batch
+            return on() if self.batch is None else on(self.batch)
+        n, m = jax.tree.leaves(self.batch)[0].shape[0], self.micro_batch
+        full, rest = n // m, n % m
         pieces = jax.tree.map(lambda a: a[: full * m].reshape(full, m, *a.shape[1:]), self.batch)
-        zero = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces))
-        )
 
-        def add(total, piece):
-            return jax.tree.map(lambda a, b: a + b * (m / n), total, on(piece)), None
+        def add(total, piece, weight=m / n):
+            return jax.tree.map(lambda a, b: a + b * weight, total, on(piece)), None
 
-        total, _ = jax.lax.scan(add, zero, pieces)
-        if full * m < n:
-            rest = on(jax.tree.map(lambda a: a[full * m :], self.batch))
-            total = jax.tree.map(lambda a, b: a + b * ((n - full * m) / n), total, rest)
-        return total
+        shapes = jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces))
+        total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), pieces)
+        return add(total, jax.tree.map(lambda a: a[full * m :], self.batch), rest / n)[0] if rest else total
 
     def loss(self, theta: Float[Array, " p"]) -> Float[Array, ""]:
         """Return L(θ)."""
@@ -163,7 +149,7 @@ class Objective:
 
     def hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]) -> Float[Array, " p"]:
         """Return ∇²L(θ) v; about one and a half gradients."""
-        return self._evaluate(lambda f, t, d: jax.jvp(jax.grad(f), (t,), (d,))[1], theta, v)
+        return self._evaluate(lambda f, t, d: _along(jax.grad(f), t, d)[1], theta, v)
 
     def hvps(self, theta: Float[Array, " p"], vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
         """Return ∇²L(θ) V for k directions in one pass: the gradient is linearized once."""
@@ -171,12 +157,8 @@ class Objective:
 
     def gradient_and_hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]):
         """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
-
-        def expansion(f, t, d):
-            (value, gradient), (_, hvp) = jax.jvp(jax.value_and_grad(f), (t,), (d,))
-            return value, gradient, hvp
-
-        return self._evaluate(expansion, theta, v)
+        (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: _along(jax.value_and_grad(f), t, d), theta, v)
+        return loss, gradient, hvp
 
     def cubic(self, theta: Float[Array, " p"], u: Float[Array, " p"]) -> Cubic:
         """Return (L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp along u; about two and a half gradients."""
@@ -186,7 +168,7 @@ class Objective:
         """Return :meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient each."""
 
         def expansion(f, t, d, e):
-            return _cubic(f, t, d), jax.vmap(lambda v: jax.jvp(jax.grad(f), (t,), (v,))[1])(e)
+            return _cubic(f, t, d), jax.vmap(lambda v: _along(jax.grad(f), t, v)[1])(e)
 
         return self._evaluate(expansion, theta, u, vs)
 
@@ -195,16 +177,17 @@ class Objective:
         return self._evaluate(lambda f, t, d: _derivative(jax.grad(f), t, d, order - 1), theta, w)
 
 
+def _along(f, theta, d):
+    """Value and derivative along d of f at θ."""
+    return jax.jvp(f, (theta,), (d,))
+
+
 def _derivative(f, theta, d, order: int):
     """The order-th derivative of f at θ along d."""
-    if order == 0:
-        return f(theta)
-    return jax.jvp(lambda t: _derivative(f, t, d, order - 1), (theta,), (d,))[1]
+    return _along(lambda t: _derivative(f, t, d, order - 1), theta, d)[1] if order else f(theta)
 
 
 def _cubic(f, theta, u) -> Cubic:
-    def first(t):
-        return jax.jvp(jax.value_and_grad(f), (t,), (u,))
-
-    ((value, gradient), (_, hvp)), (_, (_, third)) = jax.jvp(first, (theta,), (u,))
+    expansion = _along(lambda t: _along(jax.value_and_grad(f), t, u), theta, u)
+    ((value, gradient), (_, hvp)), (_, (_, third)) = expansion
     return Cubic(value, gradient, hvp, third)

@@ -26,13 +26,9 @@ EDGE_FRACTION = 0.95
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GradientDescent:
-    """θ ↦ θ − η∇L(θ), which oscillates along an eigenvector of ∇²L once its eigenvalue λ exceeds 2/η.
+    """θ ↦ θ − η∇L(θ), which oscillates along an eigenvector of ∇²L once its eigenvalue λ exceeds 2/η."""
 
-    Attributes:
-        learning_rate: Step size η (1/curvature).
-    """
-
-    learning_rate: Any
+    learning_rate: Any  # step size η (1/curvature)
 
     @property
     def edge(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eoslib.eigen import EigenStatus, leading_eigenpairs, random_direction
+from eoslib.eigen import EigenStatus, leading_eigenpair, random_direction
 from eoslib.objective import Objective, inner
 
 
@@ -23,32 +23,24 @@ class Sharpness(NamedTuple):
 
 
 @jax.jit(static_argnames=("tolerance", "max_products"))
-def _solve(objective: Objective, theta, starts, tolerance, max_products):
-    pairs = leading_eigenpairs(
-        lambda v: objective.hvp(theta, v), starts, tolerance=tolerance, max_products=max_products
-    )
-    vector = pairs.vectors[0]
-    image = objective.hvp(theta, vector)  # afresh: the solver's own images carry the rounding of its updates
-    value = inner(vector, image)
-    return pairs._replace(values=value[None], residuals=jnp.linalg.norm(image - value * vector)[None]), vector
+def _solve(objective: Objective, theta, start, tolerance, max_products):
+    pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), start, tolerance=tolerance, max_products=max_products)
+    u = pairs.vectors[0]
+    image = objective.hvp(theta, u)  # afresh: the solver's own images drift by the rounding of its updates
+    value = inner(u, image)
+    error = jnp.linalg.norm(image - value * u)
+    status = jnp.where(error <= 2 * tolerance * jnp.abs(value), EigenStatus.CONVERGED, EigenStatus.PRODUCT_LIMIT)
+    return value, u, error, pairs.products + 1, jnp.maximum(pairs.status, status)  # the worse of both
 
 
 def sharpness(
-    loss_fn: Callable,
-    params,
-    batch=None,
-    *,
-    micro_batch: int | None = None,
-    tolerance: float = 1e-3,
-    max_products: int = 1000,
-    start=None,
-    seed: int = 0,
-) -> Sharpness:
+    loss_fn: Callable, params, batch=None,
+    *, micro_batch: int | None = None, tolerance: float = 1e-3, max_products: int = 1000, start=None, seed: int = 0,
+) -> Sharpness:  # fmt: skip
     """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
 
     Args:
-        loss_fn: ``loss_fn(params, batch) -> scalar`` (``loss_fn(params)`` where ``batch`` is None), a
-            mean over samples.
+        loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples (``loss_fn(params)`` without a batch).
         params: Pytree of floating-point arrays.
         batch: Pytree of arrays with a common leading axis: the whole data set, for a sharpness that is not a sample's.
         micro_batch: Samples evaluated at once, where the whole batch does not fit in memory; the result is the same.
@@ -56,9 +48,6 @@ def sharpness(
         max_products: Limit on Hessian-vector products.
         start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default.
         seed: Seed of the random start.
-
-    Returns:
-        Sharpness: value, eigenvector (a pytree), error bound, products used and worded status.
 
     Raises:
         ValueError: on parameters that are not floating point, an inconsistent batch, or a tolerance that the dtype
@@ -71,11 +60,7 @@ def sharpness(
         6.0 converged: every residual is within its tolerance
     """
     objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
-    theta = objective.ravel(params)
     direction = random_direction(objective.size, objective.dtype, seed) if start is None else objective.ravel(start)
-    pairs, vector = _solve(objective, theta, direction[None].astype(objective.dtype), tolerance, max_products)
-    value, error, status = pairs.values[0], pairs.residuals[0], EigenStatus(int(pairs.status))
-    # The images kept by the solver may have drifted from the operator; the residual measured afresh decides.
-    if status is EigenStatus.CONVERGED and not error <= 2 * tolerance * jnp.abs(value):
-        status = EigenStatus.PRODUCT_LIMIT
-    return Sharpness(value, objective.unravel(vector), error, int(pairs.products) + 1, status)
+    theta, direction = objective.ravel(params), direction.astype(objective.dtype)
+    value, u, error, products, status = _solve(objective, theta, direction, tolerance, max_products)
+    return Sharpness(value, objective.unravel(u), error, int(products), EigenStatus(int(status)))

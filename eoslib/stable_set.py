@@ -6,7 +6,6 @@ condition puts θ on the floor of the valley along u.
 
 from __future__ import annotations
 
-import enum
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,29 +16,18 @@ from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
+from eoslib.status import Status
 
 
-class ProjectionStatus(enum.IntEnum):
+class ProjectionStatus(Status):
     """How a projection ended."""
 
-    INSIDE = 0
-    ON_BOUNDARY = 1
-    ROUND_LIMIT = 2
-    NO_DIRECTION = 3
-    NO_VALLEY = 4
-    NOT_FINITE = 5
-
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return (
-            "the projection lies inside the stable set: the sharpness is below 2/η, the constraint is inactive",
-            "the projection lies on the boundary of the stable set: S = 2/η within the tolerance",
-            "the violation left after the last round exceeds the tolerance",
-            "∇S⊥ vanishes where S > 2/η: no direction lowers the sharpness to first order",
-            "the largest Hessian eigenvalue is not positive: there is no valley to put the point on the floor of",
-            "the loss or one of its derivatives is not finite",
-        )[self]
+    INSIDE = "the projection lies inside the stable set: the sharpness is below 2/η, the constraint is inactive"
+    ON_BOUNDARY = "the projection lies on the boundary of the stable set: S = 2/η within the tolerance"
+    ROUND_LIMIT = "the violation left after the last round exceeds the tolerance"
+    NO_DIRECTION = "∇S⊥ vanishes where S > 2/η: no direction lowers the sharpness to first order"
+    NO_VALLEY = "the largest Hessian eigenvalue is not positive: there is no valley to put the point on the floor of"
+    NOT_FINITE = "the loss or one of its derivatives is not finite"
 
 
 class Violation(NamedTuple):
@@ -88,16 +76,9 @@ def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Arra
 
 
 def project(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    start: Float[Array, " p"],
-    rule: GradientDescent | Any,
-    *,
-    tolerance: float = 1e-5,
-    slope_tolerance: float = 1e-3,
-    eigen_tolerance: float = 1e-3,
-    max_rounds: int = 20,
-) -> Projection:
+    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], rule: GradientDescent | Any,
+    *, tolerance: float = 1e-5, slope_tolerance: float = 1e-3, eigen_tolerance: float = 1e-3, max_rounds: int = 20,
+) -> Projection:  # fmt: skip
     """Project θ onto M.
 
     Newton along u comes first while the point is far up the valley's wall (a gradient-descent iterate has |x| ~ δ: the
@@ -114,9 +95,6 @@ def project(
         eigen_tolerance: Residual of u relative to S.
         max_rounds: Local geometries evaluated at most.
 
-    Returns:
-        Projection with the violation left and a ProjectionStatus.
-
     Raises:
         ValueError: if η, a tolerance or ``max_rounds`` is not positive.
     """
@@ -128,26 +106,21 @@ def project(
     resolution = float(jnp.finfo(objective.dtype).eps)
 
     def status_of(theta, geometry):
-        off = violation(geometry, rule)
-        tiny = jnp.abs(inner(geometry.eigenvector, geometry.gradient)) <= jnp.abs(geometry.sharpness) * resolution * (
-            jnp.linalg.norm(theta).astype(objective.dtype)
-        )
+        off, sharpness, length = violation(geometry, rule), geometry.sharpness, jnp.linalg.norm(theta)
+        slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
+        tiny = slope <= jnp.abs(sharpness) * resolution * length.astype(objective.dtype)
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
-        status = jnp.where(
-            feasible,
-            jnp.where(
-                geometry.sharpness < rule.edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY
-            ),
-            ProjectionStatus.ROUND_LIMIT,
-        )
-        status = jnp.where(~feasible & (geometry.sharpness <= 0), ProjectionStatus.NO_VALLEY, status)
         # A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose.
-        reach = jnp.abs(geometry.sharpness - rule.edge) > jnp.sqrt(geometry.beta) * (1 + jnp.linalg.norm(theta)).astype(
-            objective.dtype
-        )
-        status = jnp.where((off.sharpness > tolerance) & reach, ProjectionStatus.NO_DIRECTION, status)
-        finite = jnp.isfinite(geometry.loss) & jnp.isfinite(geometry.sharpness) & jnp.isfinite(off.slope)
-        return jnp.where(finite, status, ProjectionStatus.NOT_FINITE).astype(jnp.int32)
+        far = jnp.abs(sharpness - rule.edge) > jnp.sqrt(geometry.beta) * (1 + length).astype(objective.dtype)
+        cases = {
+            ProjectionStatus.NOT_FINITE: ~jnp.isfinite(jnp.stack([geometry.loss, sharpness, off.slope])).all(),
+            ProjectionStatus.NO_DIRECTION: (off.sharpness > tolerance) & far,
+            ProjectionStatus.INSIDE: feasible & (sharpness < rule.edge * (1 - tolerance)),
+            ProjectionStatus.ON_BOUNDARY: feasible,
+            ProjectionStatus.NO_VALLEY: sharpness <= 0,
+        }
+        # The first case that holds decides.
+        return jnp.select(list(cases.values()), list(cases), ProjectionStatus.ROUND_LIMIT).astype(jnp.int32)
 
     # Look first and move after, so that the expansion is compiled once.
     def improve(carry):
@@ -155,10 +128,9 @@ def project(
         geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
         status = status_of(theta, geometry)
         unfinished = (status == ProjectionStatus.ROUND_LIMIT) & (rounds + 1 < max_rounds)
-        moved = theta + restoring_move(geometry, rule).astype(theta.dtype)
-        following = jnp.where(unfinished, moved, theta)
-        return (geometry, status), (following, geometry.improved_eigenvector, rounds + 1), unfinished
+        moved = jnp.where(unfinished, theta + restoring_move(geometry, rule).astype(theta.dtype), theta)
+        return (geometry, status), (moved, geometry.improved_eigenvector, rounds + 1), unfinished
 
-    carry = (theta, start.astype(objective.dtype), jnp.zeros((), jnp.int32))
+    carry = theta, start.astype(objective.dtype), jnp.zeros((), jnp.int32)
     (geometry, status), (theta, _, rounds) = do_while(improve, carry)
     return Projection(theta, geometry, violation(geometry, rule), rounds, status)

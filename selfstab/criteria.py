@@ -1,6 +1,6 @@
 """Criteria: the loss of each sample, given the network's outputs; the training loss is their mean over samples.
 
-Labels are integers (ten classes, or 0/1 under cross-entropy; outputs have one column a class) or ±1 in floating point
+Labels are integers (ten classes, or 0/1 under cross-entropy; outputs have one column per class) or ±1 in floating point
 (outputs have one column, the score).
 
 >>> import jax.numpy as jnp
@@ -17,34 +17,32 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Num
 
-from selfstab.settings import Setting
+from selfstab.settings import Setting, check_known
 
 Criterion = Callable[[Array, Array], Array]
 
 
 def _score(outputs: Array, targets: Array, name: str) -> Array:
-    """The one column of scores, for labels ±1."""  # (n, 1) -> (n,)
+    """Return the one column of scores, for labels ±1."""
     if outputs.shape[-1] != 1 or not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} needs outputs (n, 1) and floating labels ±1, got {outputs.shape} and dtype {targets.dtype}"
-        )
-    return outputs[:, 0]
+        got = f"got {outputs.shape} and dtype {targets.dtype}"
+        raise ValueError(f"{name} needs outputs (n, 1) and floating labels ±1, {got}")
+    return outputs[:, 0]  # (n,)
 
 
 def _class(outputs: Array, targets: Array, name: str) -> Array:
-    """The class indices, for outputs with one column a class."""
+    """Return the class indices, for outputs with one column per class."""
     if outputs.shape[-1] < 2 or not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} needs outputs (n, k >= 2) and integer labels, got {outputs.shape} and dtype {targets.dtype}"
-        )
+        got = f"got {outputs.shape} and dtype {targets.dtype}"
+        raise ValueError(f"{name} needs outputs (n, k >= 2) and integer labels, {got}")
     return targets
 
 
 def squared_error(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, " n"]:
-    """‖f − e_y‖² for classes y, (f − y)² for labels y = ±1; no factor ½.
+    """Return ‖f − e_y‖² for classes y, (f − y)² for labels y = ±1, without a factor ½.
 
     Raises:
-        ValueError: when the outputs' columns do not fit the labels' kind.
+        ValueError: if the outputs' columns do not fit the kind of labels.
     """
     if jnp.issubdtype(targets.dtype, jnp.floating):
         return (_score(outputs, targets, "squared-error") - targets.astype(outputs.dtype)) ** 2
@@ -53,41 +51,40 @@ def squared_error(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Fl
 
 
 def cross_entropy(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, " n"]:
-    """−log softmax(f)_y for classes y.
+    """Return −log softmax(f)_y for classes y.
 
     Raises:
-        ValueError: when the labels are not integers or there are fewer than two outputs.
+        ValueError: if the labels are not integers or there are fewer than two outputs.
     """
     return optax.softmax_cross_entropy_with_integer_labels(outputs, _class(outputs, targets, "cross-entropy"))
 
 
 def logistic(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, " n"]:
-    """log(1 + exp(−y f)) for labels y = ±1.
+    """Return log(1 + exp(−y f)) for labels y = ±1.
 
     Raises:
-        ValueError: when the labels are not floating ±1 or there is more than one output.
+        ValueError: if the labels are not floating ±1 or there is more than one output.
     """
     score = _score(outputs, targets, "logistic")
     return optax.sigmoid_binary_cross_entropy(score, (targets.astype(score.dtype) + 1) / 2)
 
 
-_CRITERIA: dict[str, Criterion] = {"squared-error": squared_error, "cross-entropy": cross_entropy, "logistic": logistic}
+CRITERIA: dict[str, Criterion] = {"squared-error": squared_error, "cross-entropy": cross_entropy, "logistic": logistic}
 
 
 def get(setting: Setting | str) -> Criterion:
-    """The criterion of a setting, or by its name.
+    """Return the criterion of a setting, or that of a name.
 
     Raises:
         ValueError: on an unknown name; the message lists the known ones.
     """
     name = setting.criterion if isinstance(setting, Setting) else setting
-    if name not in _CRITERIA:
-        raise ValueError(f"unknown criterion {name!r}; known: {', '.join(_CRITERIA)}")
-    return _CRITERIA[name]
+    check_known("criterion", name, CRITERIA)
+    return CRITERIA[name]
 
 
 def accuracy(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, ""]:
-    """Fraction of samples classified rightly: by the largest output, or by the sign of the score for labels ±1."""
+    """Return the fraction of samples classified right: by the largest output, or by the sign of the score."""
     if jnp.issubdtype(targets.dtype, jnp.floating):
         right = (_score(outputs, targets, "accuracy") > 0) == (targets > 0)
     else:

@@ -1,7 +1,6 @@
 """Data sets: what their arrays hold, from the subset and from the canonical files."""
 
 import dataclasses
-import doctest
 import hashlib
 import os
 import subprocess
@@ -212,7 +211,3 @@ def test_too_few_samples_in_every_source_are_an_error():
     assert samples.first("cifar10", 2, "train", parts)[0].tolist() == [0, 1]
     with pytest.raises(data.DataError, match=r"too few samples: of {3: 1, 5: 1} \(number by label\), {3: 0, 5: 1} are"):
         samples.first("cats-dogs", 2, "train", parts)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(data) == (0, 2)

@@ -1,6 +1,5 @@
-"""Networks: shapes, initialisation, symmetries, and derivatives in float64 against finite differences."""
+"""Networks: shapes, initialization, symmetries, and derivatives in float64 against finite differences."""
 
-import doctest
 import functools
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from selfstab import criteria, networks, settings
+from selfstab.data import sentences
 
 EPS = np.finfo(np.float64).eps
 
@@ -40,7 +40,7 @@ def _batch(setting: settings.Setting, n: int = 4):
 
 
 @functools.cache
-def _initialised(setting):
+def _initialized(setting):
     module = networks.build(setting)
     batch = _batch(setting)
     return module, networks.init(module, batch[0], seed=1), batch
@@ -56,21 +56,26 @@ def _moved(params):
 def test_outputs_have_one_column_a_class_and_parameters_are_float32(model):
     setting = _setting(model, criterion="cross-entropy")
     with jax.enable_x64(True):
-        module, params, batch = _initialised(setting)
+        module, params, batch = _initialized(setting)
         outputs = jax.eval_shape(lambda p: networks.apply(module, p, batch[0], *batch[2:]), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     assert (outputs.shape, outputs.dtype) == ((4, 2), np.float32)
 
 
-def test_ten_classes_give_ten_outputs():
-    module, params, (images, *_) = _initialised(_setting("mlp", dataset="cifar10"))
-    assert networks.apply(module, params, images).shape == (4, 10)
+@pytest.mark.parametrize(
+    ("fields", "outputs"), [({}, 1), ({"criterion": "cross-entropy"}, 2), ({"dataset": "cifar10"}, 10)]
+)
+def test_outputs_are_a_score_or_one_per_class(fields, outputs):
+    setting = _setting("mlp", **fields)
+    module, params, (images, *_) = _initialized(setting)
+    assert networks.outputs(setting) == outputs
+    assert networks.apply(module, params, images).shape == (4, outputs)
 
 
 @pytest.mark.parametrize("image_size", [16, 32])
 @pytest.mark.parametrize("model", ["cnn", "resnet18", "vgg11"])
 def test_image_networks_take_both_image_sizes(model, image_size):
-    module, params, batch = _initialised(_setting(model, image_size=image_size, n=4))
+    module, params, batch = _initialized(_setting(model, image_size=image_size, n=4))
     assert jax.eval_shape(lambda p: networks.apply(module, p, batch[0]), params).shape == (4, 1)
 
 
@@ -81,7 +86,7 @@ def test_convolution_is_that_of_flax(size, stride, side):
     with jax.enable_x64(True):
         images = jnp.asarray(images)
         ours = networks.Conv(4, size, stride)
-        flax = nn.Conv(4, (size, size), strides=stride, kernel_init=networks._UNIFORM)
+        flax = nn.Conv(4, (size, size), strides=stride, kernel_init=networks.UNIFORM)
         params, theirs = (m.init(jax.random.key(0), images.astype(jnp.float32)) for m in (ours, flax))
         jax.tree.map(np.testing.assert_array_equal, params, theirs)
         params = _moved(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params))
@@ -94,7 +99,7 @@ def test_convolution_is_that_of_flax(size, stride, side):
 
 def test_parameter_counts_follow_from_the_shapes():
     def count(setting):
-        return ravel_pytree(_initialised(setting)[1])[0].size
+        return ravel_pytree(_initialized(setting)[1])[0].size
 
     d = 32 * 32 * 3
     mlp = _setting("mlp", dataset="cifar10", width=200, image_size=32)
@@ -104,19 +109,34 @@ def test_parameter_counts_follow_from_the_shapes():
     w = 64
     layer = 4 * (w + 1) * w + 2 * 2 * w + (w + 1) * 4 * w + (4 * w + 1) * w
     transformer = _setting("transformer", width=w)
-    assert count(transformer) == networks.VOCABULARY * w + 64 * w + 2 * layer + (w + 1)
+    assert count(transformer) == sentences.VOCABULARY * w + sentences.MAX_TOKENS * w + 2 * layer + (w + 1)
 
 
-def test_resnet_has_eighteen_weighted_layers_and_16_groups_or_fewer():
-    _, params, _ = _initialised(_setting("resnet18", width=16, image_size=32))
+def test_resnet_has_eighteen_weighted_layers():
+    _, params, _ = _initialized(_setting("resnet18", width=16, image_size=32))
     kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
     assert sum(kernel.ndim == 2 or kernel.shape[0] == 3 for kernel in kernels) == 18
-    assert [networks._group_norm(c).groups for c in (4, 8, 16, 24, 128)] == [4, 8, 16, 8, 16]
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vgg11"])
+@pytest.mark.parametrize(("width", "groups"), [(4, {4: 4, 8: 8, 16: 16, 32: 16}), (6, {6: 2, 12: 4, 24: 8, 48: 16})])
+def test_channels_are_normalized_in_16_groups_or_fewer(model, width, groups):
+    found = {}
+
+    def note(apply, arguments, keywords, context):
+        if isinstance(context.module, networks.Normalize) and context.method_name == "__call__":
+            found[arguments[0].shape[-1]] = context.module.groups
+        return apply(*arguments, **keywords)
+
+    setting = _setting(model, width=width)
+    with nn.intercept_methods(note):
+        jax.eval_shape(networks.build(setting).init, jax.random.key(0), _batch(setting)[0])
+    assert found == groups
 
 
 def test_mlp_and_cnn_start_uniform_within_one_over_root_fan_in():
     for model in ("mlp", "cnn"):
-        _, params, _ = _initialised(_setting(model, width=32))
+        _, params, _ = _initialized(_setting(model, width=32))
         for layer in params.values():
             kernel = np.asarray(layer["kernel"])
             bound = np.prod(kernel.shape[:-1]) ** -0.5
@@ -129,7 +149,7 @@ def test_mlp_and_cnn_start_uniform_within_one_over_root_fan_in():
 
 @pytest.mark.parametrize("model", ["resnet18", "transformer", "bert-tiny"])
 def test_zero_head_gives_zero_outputs_at_the_start(model):
-    module, params, batch = _initialised(_setting(model))
+    module, params, batch = _initialized(_setting(model))
     forward = _jit(lambda p: networks.apply(module, p, batch[0], *batch[2:]))
     assert np.all(np.asarray(forward(params)) == 0)
     assert np.any(np.asarray(forward(_moved(params))) != 0)
@@ -169,7 +189,7 @@ def test_activations_are_their_formulas(activation):
 def test_hessian_is_symmetric_and_matches_finite_differences_in_float64(model, activation):
     setting = _setting(model, activation=activation)
     with jax.enable_x64(True):
-        module, params, batch = _initialised(setting)
+        module, params, batch = _initialized(setting)
         losses = networks.per_sample_loss(setting, module)
         theta, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), _moved(params)))
         slope = jax.grad(lambda t: losses(unravel(t), batch).mean())
@@ -199,7 +219,7 @@ def _compiled_losses(setting):
 @hypothesis.given(order=st.permutations(range(8)), model=st.sampled_from(["mlp", "transformer"]))
 def test_order_of_the_samples_does_not_change_their_losses(order, model):
     setting = _setting(model)
-    params, losses = _initialised(setting)[1], _compiled_losses(setting)
+    params, losses = _initialized(setting)[1], _compiled_losses(setting)
     batch = _batch(setting, n=8)
     shuffled = tuple(part[np.array(order)] for part in batch)
     params = _moved(params)
@@ -212,7 +232,7 @@ def test_order_of_the_samples_does_not_change_their_losses(order, model):
 @pytest.mark.parametrize("model", ["transformer", "bert-tiny"])
 def test_padding_does_not_change_the_outputs(model):
     with jax.enable_x64(True):
-        module, params, (tokens, _, mask) = _initialised(_setting(model))
+        module, params, (tokens, _, mask) = _initialized(_setting(model))
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), _moved(params))
         apply = _jit(networks.apply, static_argnums=0)
         plain = apply(module, params, tokens, mask)
@@ -226,7 +246,7 @@ def test_padding_does_not_change_the_outputs(model):
 
 
 @pytest.mark.parametrize("groups", [0, 1, 2, 6])
-def test_normalisation_is_that_of_flax(groups):
+def test_normalization_is_that_of_flax(groups):
     x = jnp.asarray(3 + np.random.default_rng(0).standard_normal((2, 3, 5, 6), dtype=np.float32))
     ours, theirs = networks.Normalize(groups), nn.GroupNorm(groups) if groups else nn.LayerNorm()
     # flax computes the variance as E[x²] − E[x]², which costs (mean/std)² ~ 10 in relative rounding.
@@ -236,7 +256,7 @@ def test_normalisation_is_that_of_flax(groups):
 
 
 def test_outputs_follow_the_dtype_of_the_parameters():
-    module, params, (images, *_) = _initialised(_setting("mlp"))
+    module, params, (images, *_) = _initialized(_setting("mlp"))
     with jax.enable_x64(True):
         single = networks.apply(module, params, images)
         double = networks.apply(module, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), images)
@@ -247,14 +267,10 @@ def test_outputs_follow_the_dtype_of_the_parameters():
 @pytest.mark.parametrize("criterion", settings.CRITERIA)
 def test_per_sample_losses_are_the_criterion_of_the_outputs(criterion):
     setting = _setting("mlp", criterion=criterion)
-    module, params, (images, targets) = _initialised(setting)
+    module, params, (images, targets) = _initialized(setting)
     if criterion == "cross-entropy":
         targets = (targets > 0).astype(np.int32)
     losses = networks.per_sample_loss(setting, module)(params, (images, targets))
     assert losses.shape == (4,)
     expected = criteria.get(criterion)(networks.apply(module, params, images), jnp.asarray(targets))
     np.testing.assert_array_equal(losses, expected)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(models) == (0, 5)

@@ -57,7 +57,7 @@ def test_notebook_reads_as_a_page(notebook):
 
 
 def asked_for(code: str) -> set[str]:
-    """Names of the runs that a cell asks for by ``page.runs``; each argument is a constant, or a spread series of some."""
+    """Names of the runs that a cell asks for by ``page.runs``, each by a constant or as one of a spread series."""
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     calls = [call for call in calls if ast.unparse(call.func) == "page.runs"]
     given = "".join(f"{ast.unparse(argument)}, " for call in calls for argument in call.args)

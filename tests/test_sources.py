@@ -217,6 +217,13 @@ def test_a_download_gives_the_same_and_happens_once(published, folder, tmp_path)
     assert len(published.requested) == 2
 
 
+def test_the_cache_may_be_named_from_where_one_stands(published, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EOSLIB_CACHE", "cache")
+    _same(data.cifar10(10), data.cifar10(10, folder=folder))
+    assert _left(tmp_path) == ["cache/cifar-10-batches-bin", f"cache/{CIFAR}/data_batch_1.bin", "cache/cifar.tar.gz"]
+
+
 def test_an_unpacked_file_needs_no_archive(published, folder, tmp_path):
     loaded = data.cifar10(10)
     (tmp_path / "cache/cifar.tar.gz").unlink()

@@ -94,12 +94,11 @@ def without_duplicate(cells: list) -> list:
     tags = [cell.metadata.get("tags", []) for cell in cells]
     if not any("injected-parameters" in tag for tag in tags):
         return cells
-    kept = [cell for cell, tag in zip(cells, tags, strict=True) if "parameters" not in tag]
-    for cell in kept:
-        if "injected-parameters" in cell.metadata.get("tags", []):
+    for cell, tag in zip(cells, tags, strict=True):
+        if "injected-parameters" in tag:
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
             cell.source = cell.source.removeprefix("# Parameters\n")
-    return kept
+    return [cell for cell, tag in zip(cells, tags, strict=True) if "parameters" not in tag]
 
 
 def links_to(chapters: set[str], text: str, said: list[str]) -> str:
@@ -121,7 +120,7 @@ def links_into_book(text: str) -> str:
     'a set ({prf:ref}`def-set`), {py:obj}`it <eoslib.x.f>`, [lab](../lab.md)'
     """
     text = re.sub(r"\[([^\]]*)\]\(\.\./book/[\w-]+\.md#((?:def|thm)-[\w-]+)\)", r"\1 ({prf:ref}`\2`)", text)
-    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./book/api\.md#(eoslib\.[\w.]+)\)", r"{py:obj}`\1 <\2>`", text)
+    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./book/api\.md#((?:eoslib|selfstab)\.[\w.]+)\)", r"{py:obj}`\1 <\2>`", text)
     return re.sub(r"\]\(\.\./book/([\w-]+\.md)", r"](../\1", text)
 
 
@@ -158,8 +157,29 @@ def with_exercises(cells: list, name: str) -> list:
     return done
 
 
+def shown_figure(cell, name: str, known: dict[str, dict]) -> dict | None:
+    """The record of the figure that an executed cell shows, if it shows one.
+
+    Raises:
+        ChapterError: on a cell that failed, or a figure without a record or a cell of its own.
+    """
+    shown = []
+    for output in cell.outputs:
+        if output.output_type == "error":
+            raise ChapterError(f"{name}: a cell ended in {output.ename}: {output.evalue}")
+        if any(kind in output.get("data", {}) for kind in PICTURES):
+            shown.append(output.metadata.get("eoslib", {}).get("figure"))
+    if len(shown) > 1:
+        raise ChapterError(f"{name}: one cell shows {len(shown)} pictures ({shown}); a figure needs a cell of its own")
+    if shown and any("text/markdown" in output.get("data", {}) for output in cell.outputs):
+        raise ChapterError(f"{name}: a cell shows the picture {shown[0]!r} and a sentence; a figure needs its own cell")
+    if shown and shown[0] not in known:
+        raise ChapterError(f"{name}: a picture without a record (id {shown[0]!r}); show it by `page.figure`")
+    return known[shown[0]] if shown else None
+
+
 def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapters: set[str]):
-    """The chapter of an executed notebook, and the run files that it offers.
+    """The chapter of an executed notebook, the run files behind its figures, and the absent notebooks it links to.
 
     Args:
         notebook: The executed notebook, as nbformat reads it; it is not changed.
@@ -168,17 +188,10 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         root: Root of all results.
         chapters: Names of all chapters.
 
-    Returns:
-        The chapter's notebook; the run files behind its figures; the absent notebooks that it links to.
-
     Raises:
-        ChapterError: on a cell that failed, a picture that no record describes, two figures or a figure
-            and a sentence in one cell, or an exercise without its title.
+        ChapterError: as :func:`shown_figure` and :func:`with_exercises`.
     """
-    notebook, known = (
-        copy.deepcopy(notebook),
-        {figure["id"]: figure for figure in figures if figure["notebook"] == name},
-    )
+    notebook, known = copy.deepcopy(notebook), {each["id"]: each for each in figures if each["notebook"] == name}
     cells, code, offered, missing = [], [], [], []
     for cell in without_duplicate(notebook.cells):
         cells.append(cell)
@@ -189,25 +202,8 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         code.append(cell.source)
         # Warnings and progress bars belong to the log; they name places of the machine that ran.
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        shown = []
-        for output in cell.outputs:
-            if output.output_type == "error":
-                raise ChapterError(f"{name}: a cell ended in {output.ename}: {output.evalue}")
-            if any(kind in output.get("data", {}) for kind in PICTURES):
-                shown.append(output.metadata.get("eoslib", {}).get("figure"))
-        if not shown:
+        if not (figure := shown_figure(cell, name, known)):
             continue
-        if len(shown) > 1:
-            raise ChapterError(
-                f"{name}: one cell shows {len(shown)} pictures ({shown}); a figure needs a cell of its own"
-            )
-        if any("text/markdown" in output.get("data", {}) for output in cell.outputs):
-            raise ChapterError(
-                f"{name}: a cell shows the picture {shown[0]!r} and a sentence; a figure needs its own cell"
-            )
-        if shown[0] not in known:
-            raise ChapterError(f"{name}: a picture without a record (id {shown[0]!r}); show it by `page.figure`")
-        figure = known[shown[0]]
         cell.metadata["mystnb"] = dict(cell.metadata.get("mystnb", {})) | {
             "image": {"alt": figure["alt"]},
             "figure": {"caption": figure["caption"], "name": f"fig-{figure['id']}"},
@@ -225,18 +221,12 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
 
 
 def write_all(root: pathlib.Path, scale: str, target: pathlib.Path) -> list[str]:
-    """Write every executed notebook of a scale as a chapter into ``target``, with what its figures offer for download.
+    """Write a scale's executed notebooks as chapters into ``target``, made afresh, with what their figures offer.
 
-    Args:
-        root: Root of all results.
-        scale: ``"test"``, ``"quick"`` or ``"paper"``.
-        target: Folder of the chapters; it is made afresh.
-
-    Returns:
-        Names of the chapters.
+    Returns the names of the chapters; ``root`` is the root of all results.
 
     Raises:
-        ChapterError: see :func:`chapter`.
+        ChapterError: as :func:`chapter`.
     """
     figures = json.loads((root / scale / "figures.json").read_text())
     sources = {file.stem: file for file in sorted((root / scale / "notebooks").glob("[0-9a-zA-Z]*.ipynb"))}
@@ -250,6 +240,7 @@ def write_all(root: pathlib.Path, scale: str, target: pathlib.Path) -> list[str]
         nbformat.write(notebook, target / f"{name}.ipynb")
         shutil.copyfile(file, target / "downloads" / file.name)
         for run in runs:
-            (target / "downloads" / run.parent.name).mkdir(exist_ok=True)
-            shutil.copyfile(run, target / "downloads" / run.parent.name / run.name)
+            folder = target / "downloads" / run.parent.name
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(run, folder / run.name)
     return list(sources)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -33,23 +32,18 @@ def stale_runs(scale: str, seed: int) -> dict[str, str]:
 
 
 def main() -> int:
-    """``engine.py TARGET --scale SCALE --seed SEED --jobs JOBS``."""
+    """Start Snakemake; :mod:`make` calls ``engine.py TARGET SCALE SEED JOBS``."""
     leash()
-    parser = argparse.ArgumentParser(prog="engine.py")
-    parser.add_argument("target")
-    parser.add_argument("--scale", required=True)
-    parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--jobs", required=True, type=int)
-    asked = parser.parse_args()
-    plain.FORCED |= stale_runs(asked.scale, asked.seed)
+    target, scale, seed, jobs = sys.argv[1:]
+    plain.FORCED |= stale_runs(scale, int(seed))
 
     from snakemake.cli import main as snakemake
 
-    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", str(asked.jobs)]
+    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", jobs]
     arguments += ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "default"), "--logger", "plain"]
-    arguments += ["--config", f"scale={asked.scale}", f"seed={asked.seed}"]
+    arguments += ["--config", f"scale={scale}", f"seed={seed}"]
     arguments += ["--forcerun", *plain.FORCED] if plain.FORCED else []
-    snakemake([*arguments, "--", asked.target])
+    snakemake([*arguments, "--", target])
     return 0
 
 

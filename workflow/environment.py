@@ -81,12 +81,8 @@ def make() -> None:
     if works():
         print("The lock has changed: bringing .venv up to date.", flush=True)
     else:
-        version = ".".join(map(str, sys.version_info[:3]))
-        print(
-            f"Making .venv with Python {version} and the {packages} packages of requirements.lock "
-            "(once; about half a minute and 1.6 GB).",
-            flush=True,
-        )
+        made_of = f"Python {'.'.join(map(str, sys.version_info[:3]))} and the {packages} packages of requirements.lock"
+        print(f"Making .venv with {made_of} (once; about half a minute and 1.6 GB).", flush=True)
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         UNFINISHED.touch()

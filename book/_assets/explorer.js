@@ -1,84 +1,54 @@
 /* The explorer of recorded runs: brush a window of time, see every quantity of the run together.  A plain script.
  *
- * uPlot draws. It hears neither keys nor fingers, so both are handled here: sliders and buttons, and pointer events.
  * The panels come with the page (`_ext/explorer.py`); a run is a script of its own, fetched when it is chosen.
  */
 (function () {
   "use strict";
 
-  const { clamp, show, element } = window.EosPicture;
+  const { clamp, show, element, button, group, press, slider, choice, table, announcer, palette, restyled, oncePerFrame, axes, plot,
+    follow } = window.EosWidgets;
   const here = document.currentScript ? document.currentScript.src.replace(/explorer\.js.*$/, "") : "_static/";
   const ORDER = ["flow", "gd", "constrained", "generalized", "predicted"]; // the last is drawn on top
   const NARROWEST = 8; // steps that a window holds at least
-  const ROUND = [0, 1, 2, 3, 4, 5].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
-  // uPlot's own listeners, switched off: `follow` hears for it.
-  const DEAF = Object.fromEntries(["down", "move", "enter", "leave"].map((name) => [`mouse${name}`, () => null]));
-
-  const on = (node, name, act) => (node.addEventListener(name, act), node);
 
   /** Fetch a run's script once; resolves to its data. */
   function fetchRun(run) {
     return new Promise((resolve, reject) => {
       const found = () => resolve(window.eosRuns[run.key]);
-      if (window.eosRuns?.[run.key]) return found();
-      const script = on(on(element("script", { src: here + run.file }), "load", found), "error", reject);
-      document.head.append(script);
+      if (window.eosRuns?.[run.key]) found();
+      else document.head.append(element("script", { src: here + run.file, onload: found, onerror: reject }));
     });
   }
 
-  /** Report what a mouse, pen or finger does over a plot ("down", "move", "up" or "cancel"), and at which step. */
-  function follow(plot, act) {
-    for (const name of ["down", "move", "up", "cancel"]) {
-      on(plot.over, `pointer${name}`, (event) => {
-        if (name === "down" && event.button) return;
-        if (name === "down") plot.over.setPointerCapture(event.pointerId);
-        act(name, plot.posToVal(event.clientX - plot.over.getBoundingClientRect().left, "x"));
-      });
-    }
-  }
-
   /** Mark the steps from `a` to `b` on a plot. */
-  function mark(plot, a, b) {
-    const [left, right] = [Math.min(a, b), Math.max(a, b)].map((step) => plot.valToPos(step, "x"));
-    plot.setSelect({ left, width: right - left, top: 0, height: plot.over.clientHeight }, false);
-  }
-
-  function tabulate(node, caption, head, rows) {
-    const header = (scope) => (words) => element("th", { scope }, words);
-    const lines = rows.map(([name, ...cells]) => element("tr", {}, header("row")(name), ...cells));
-    node.replaceChildren(element("table", {}, element("caption", {}, caption),
-      element("thead", {}, element("tr", {}, ...head.map(header("col")))), element("tbody", {}, ...lines)));
+  function mark(made, a, b) {
+    const [left, right] = [Math.min(a, b), Math.max(a, b)].map((step) => made.valToPos(step, "x"));
+    made.setSelect({ left, width: right - left, top: 0, height: made.over.clientHeight }, false);
   }
 
   class Explorer {
     constructor(root, page) {
       Object.assign(this, { root, ...page, plots: [], held: null, grip: null, mean: true });
       this.shown = new Set(["gd", "predicted", "constrained"]);
+      this.colour = palette(root);
+      this.refresh = oncePerFrame(() => this.strip && this.showNow());
       this.build();
       this.choose(0);
     }
 
     build() {
-      const chip = (attributes, act, ...inside) =>
-        on(element("button", { type: "button", class: "exp-chip", ...attributes }, ...inside), "click", act);
+      const chip = (attributes, act, ...inside) => button({ class: "exp-chip", onclick: act, ...attributes }, ...inside);
       const toggle = (attributes, flip, ...inside) => chip(attributes, () => {
         flip();
         this.draw();
       }, ...inside);
-      const group = (kind, label, ...inside) => element("div", { class: `exp-${kind}`, role: "group", "aria-label": label }, ...inside);
-      const field = (id, name, act) => {
-        const output = element("output", { for: `exp-${id}` });
-        const input = element("input", { type: "range", id: `exp-${id}`, min: 0, step: 1 });
-        on(input, "input", () => act(input.valueAsNumber));
-        return { input, output, box: element("div", { class: "exp-field" }, element("label", { for: input.id }, name), output, input) };
-      };
-      const select = element("select", { id: "exp-run" }, ...this.runs.map((run, i) => element("option", { value: i }, run.title)));
-      on(select, "change", () => this.choose(Number(select.value)));
+      const field = (id, name, act) => slider(`exp-${id}`, "exp-field", [name], {}, act);
+      const run = choice("exp-run", "", "Run", this.runs.map(({ title }, i) => [i, title]), (i) => this.choose(i));
       this.origin = element("p", { class: "exp-provenance" });
       this.chips = new Map(Object.entries(this.who).map(([who, name]) => [who, toggle({ class: `exp-chip exp-${who}`, "data-who": who },
         () => this.shown.delete(who) || this.shown.add(who), element("i"), name)]));
       this.meanChip = toggle({ id: "exp-mean" }, () => (this.mean = !this.mean), "two-step means");
-      this.panes = element("div", { id: "exp-panels", class: "exp-card", role: "img" });
+      this.panes = element("div", { id: "exp-panels", class: "exp-card plots", role: "img" });
       this.overview = element("div", { id: "exp-strip", class: "exp-card", role: "img" });
       this.from = field("from", "from step", (v) => this.look(Math.min(v, this.top - NARROWEST), Math.max(this.end, v + NARROWEST)));
       this.to = field("to", "to step", (v) => this.look(Math.min(this.begin, v - NARROWEST), Math.max(v, NARROWEST)));
@@ -86,16 +56,14 @@
       this.walk = [["previous", -1], ["next", 1]].map(([id, by]) => chip({ id: `exp-${id}` }, () => this.cycle(by), `${id} cycle`));
       this.values = element("div", { class: "exp-table", tabindex: 0, role: "region", "aria-label": "Values at the step" });
       this.summary = element("div", { class: "exp-table" });
-      this.live = element("p", { class: "exp-sr", role: "status", "aria-live": "polite", id: "exp-live" });
+      this.live = announcer("exp");
       this.root.replaceChildren(
-        element("div", { class: "exp-head" }, element("div", {}, element("label", { for: "exp-run" }, "Run"), select)),
-        this.origin, group("chips", "Curves", ...this.chips.values(), this.meanChip), this.panes, this.overview,
+        element("div", { class: "exp-head" }, run.box),
+        this.origin, group("exp-chips", "Curves", ...this.chips.values(), this.meanChip), this.panes, this.overview,
         element("div", { class: "exp-times" }, this.from.box, this.to.box,
-          group("steps", "Window", chip({ id: "exp-all" }, () => this.look(0, this.top), "whole run"), ...this.walk)),
-        element("div", { class: "exp-below" }, this.at.box, this.values, this.summary), this.live);
-      new MutationObserver(() => this.draw()).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-      new ResizeObserver(() => this.root.clientWidth !== this.width && this.draw()).observe(this.root);
-      document.fonts.addEventListener("loadingdone", () => this.draw());
+          group("exp-steps", "Window", chip({ id: "exp-all" }, () => this.look(0, this.top), "whole run"), ...this.walk)),
+        element("div", { class: "exp-below" }, this.at.box, this.values, this.summary), this.live.node);
+      restyled(this.overview, () => this.draw()); // its height never changes
     }
 
     async choose(index) {
@@ -144,11 +112,10 @@
       this.begin = clamp(Math.round(begin), 0, Math.max(0, this.top - NARROWEST));
       this.end = clamp(Math.round(end), Math.min(this.top, this.begin + NARROWEST), this.top);
       this.cursor = clamp(this.cursor, this.begin, this.end);
-      for (const plot of this.plots) plot.setScale("x", { min: this.begin, max: this.end });
+      for (const made of this.plots) made.setScale("x", { min: this.begin, max: this.end });
       this.summarise();
       this.refresh();
-      window.clearTimeout(this.saying);
-      this.saying = window.setTimeout(() => (this.live.textContent = `Window: steps ${this.begin} to ${this.end}.`), 700);
+      this.live.say(`Window: steps ${this.begin} to ${this.end}.`);
     }
 
     /** Move the window, its width kept, to begin as near to `begin` as the run allows. */
@@ -198,21 +165,20 @@
     }
 
     // --------------------------------------------------------------------------------------------------------- showing
-    /** Show what follows the pointer and the sliders, at most once a frame. */
-    refresh() {
-      if (this.pending || !this.strip) return;
-      this.pending = window.requestAnimationFrame(() => {
-        this.pending = null;
-        for (const [part, v] of [[this.from, this.begin], [this.to, this.end], [this.at, this.cursor]]) part.input.value = part.output.textContent = v;
-        for (const plot of this.plots) {
-          plot.setCursor({ left: plot.valToPos(this.cursor, "x"), top: 0 }, false);
-          mark(plot, ...(this.held ?? [this.begin, this.begin]));
-        }
-        mark(this.strip, this.begin, this.end);
-        this.read();
-        this.panes.setAttribute("aria-label", `${this.panels.map((panel) => panel.title).join("; ")}: steps ${this.begin} to ${this.end} of the run.`);
-        this.overview.setAttribute("aria-label", `The whole run's x with the window from ${this.begin} to ${this.end} marked.`);
-      });
+    /** Show what follows the pointer and the sliders. */
+    showNow() {
+      this.from.set(this.begin);
+      this.to.set(this.end);
+      this.at.set(this.cursor);
+      for (const made of this.plots) {
+        made.setCursor({ left: made.valToPos(this.cursor, "x"), top: 0 }, false);
+        mark(made, ...(this.held ?? [this.begin, this.begin]));
+      }
+      mark(this.strip, this.begin, this.end);
+      this.read();
+      const titles = this.panels.map((panel) => panel.title).join("; ");
+      this.panes.setAttribute("aria-label", `${titles}: steps ${this.begin} to ${this.end} of the run.`);
+      this.overview.setAttribute("aria-label", `The whole run's x with the window from ${this.begin} to ${this.end} marked.`);
     }
 
     /** Every curve at the cursor, one row for each trajectory. */
@@ -226,8 +192,8 @@
         return element("td", { "data-curve": name, "data-value": value, title: words }, show(value ?? NaN, 5));
       };
       const rows = Object.entries(this.who).filter(([who]) => !this.chips.get(who).hidden);
-      tabulate(this.values, `At step ${this.cursor}`, ["curve", ...this.panels.map((panel) => panel.id)],
-        rows.map(([who, name]) => [name, ...this.panels.map((panel) => cell(who, panel))]));
+      this.values.replaceChildren(table(`At step ${this.cursor}`, ["curve", ...this.panels.map((panel) => panel.id)],
+        rows.map(([who, name]) => [name, ...this.panels.map((panel) => cell(who, panel))])));
     }
 
     /** What the theory predicts of the window; NaN where a step has no number. */
@@ -237,60 +203,54 @@
       const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
       const delta = cut(this.data.delta);
       const ratio = (name) => series(name).map((v, i) => Math.abs(v) / delta[i]);
-      tabulate(this.summary, "In the window", [], [
+      this.summary.replaceChildren(table("In the window", [], [
         ["steps", "steps in the window", this.end - this.begin + 1],
         ["square", "mean of (x/δ)²", mean(ratio("x").map((v) => v * v))],
         ["excess", "mean sharpness − 2/η", mean(series("gd_sharpness")) - this.data.edge],
         ["peak", "largest |x|/δ", Math.max(...ratio("x"))],
         ["far", "largest distance/δ", Math.max(...ratio("distance"))],
         ["miss", "largest error of the prediction/δ", Math.max(...ratio("predicted_error"))],
-      ].map(([id, name, v]) => [name, element("td", { id: `exp-sum-${id}`, "data-value": Number.isFinite(v) ? v : "" }, show(v, 4))]));
+      ].map(([id, name, v]) => [name, element("td", { id: `exp-sum-${id}`, "data-value": Number.isFinite(v) ? v : "" }, show(v, 4))])));
     }
 
     /** Make the plots anew: after another run, choice of curves, width or theme. */
     draw() {
-      this.width = this.root.clientWidth;
-      if (!this.data || this.width < 100) return;
-      for (const [who, chip] of this.chips) chip.setAttribute("aria-pressed", String(this.shown.has(who) && !chip.hidden));
-      this.meanChip.setAttribute("aria-pressed", String(this.mean));
-      for (const plot of [...this.plots, this.strip]) plot?.destroy();
+      if (!this.data || this.root.clientWidth < 100) return;
+      press(this.chips, (who) => this.shown.has(who) && !this.chips.get(who).hidden);
+      press([["", this.meanChip]], () => this.mean);
+      for (const made of [...this.plots, this.strip]) made?.destroy();
 
-      const style = window.getComputedStyle(this.root);
-      const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-      const narrow = this.width < 520;
-      const axis = { stroke: colour("ink-soft"), font: `11px ${style.fontFamily}`, grid: { show: false }, ticks: { show: false } };
-      const x = { ...axis, space: narrow ? 50 : 80, size: 20, gap: 4, incrs: ROUND, values: (_, at) => at.map(String),
-        label: "steps after the instability", labelSize: 18, labelGap: 0, labelFont: `12px ${style.fontFamily}` };
-      const y = { ...axis, space: 22, size: narrow ? 46 : 58, gap: 6, grid: { stroke: colour("exp-grid"), width: 0.5 }, values: (_, at) => at.map((v) => show(v, 4)) };
+      const { colour } = this;
+      const { x, y, narrow } = axes(this.root, colour, "steps after the instability");
       const range = (_, low, high) => {
         const pad = low < high ? 0.07 * (high - low) : 1;
         return [(low ?? 0) - pad, (high ?? 0) + pad];
       };
-      const plot = (box, height, [min, max], axes, curves, cursor) => new window.uPlot({
-        width: this.panes.firstChild.clientWidth, height, axes, cursor, padding: [6, 10, axes[0].show ? 0 : 6, 0], legend: { show: false },
-        scales: { x: { time: false, min, max }, y: { range } },
-        series: [{}, ...curves.map(({ values, ...look }) => ({ pxAlign: 0, points: { show: false }, ...look }))],
-      }, [this.steps, ...curves.map(({ values }) => values)], box);
-
       this.panes.replaceChildren(...this.panels.map(({ title, mean, level = "" }) =>
         element("div", {}, element("p", {}, element("b", {}, title + (mean && this.mean ? ", two-step means" : "")), level))));
+      const width = this.panes.firstChild.clientWidth;
       this.plots = this.panels.map((panel, i) => {
         const last = i === this.panels.length - 1;
-        const levels = this.levels(panel).map((values) => ({ values, stroke: colour("threshold"), width: 1.1, dash: panel.level === "2/η" ? [6, 4] : [2, 3] }));
+        const dash = panel.level === "2/η" ? [6, 4] : [2, 3];
+        const levels = this.levels(panel).map((values) => ({ values, stroke: colour("threshold"), width: 1.1, dash }));
         const curves = ORDER.filter((who) => this.shown.has(who) && this.variable(panel.id, who)).map((who) => ({
           values: this.curve(this.variable(panel.id, who), panel.mean && this.mean), stroke: colour(who), width: 1.6,
           dash: who === "predicted" || who === "generalized" ? [5, 3] : [],
         }));
         const dot = (paint) => (u, s) => (s > levels.length ? paint(u.series[s]) : "transparent"); // levels have none
-        const points = { size: 8, width: 1.5, fill: dot((curve) => curve.stroke()), stroke: dot(() => colour("exp-card")) };
-        const made = plot(this.panes.children[i], (narrow ? 104 : 118) + (last ? 32 : 0), [this.begin, this.end],
-          [{ ...x, show: last }, y], [...levels, ...curves], { y: false, dataIdx: (u, s, t) => t, bind: DEAF, points });
+        const made = plot(this.panes.children[i], this.steps, [...levels, ...curves], {
+          width, height: (narrow ? 104 : 118) + (last ? 32 : 0), padding: [6, 10, last ? 0 : 6, 0], axes: [{ ...x, show: last }, y],
+          scales: { x: { min: this.begin, max: this.end }, y: { range } },
+          cursor: { points: { size: 8, width: 1.5, fill: dot((curve) => curve.stroke()), stroke: dot(() => colour("plot-card")) } },
+        });
         follow(made, this.brush.bind(this));
-        on(made.over, "dblclick", () => this.look(0, this.top));
+        made.over.addEventListener("dblclick", () => this.look(0, this.top));
         return made;
       });
-      this.strip = plot(this.overview, 56, [0, this.top], [{ show: false }, { ...y, grid: { show: false }, splits: () => [0], values: () => ["x"] }],
-        [{ values: this.curve("x"), stroke: colour("gd"), width: 1 }], { show: false });
+      this.strip = plot(this.overview, this.steps, [{ values: this.curve("x"), stroke: colour("gd"), width: 1 }], {
+        width, height: 56, padding: [6, 10, 6, 0], scales: { x: { min: 0, max: this.top }, y: { range } }, cursor: { show: false },
+        axes: [{ show: false }, { ...y, grid: { show: false }, splits: () => [0], values: () => ["x"] }],
+      });
       follow(this.strip, this.slide.bind(this));
       this.refresh();
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import html
 import json
 import os
+import time
 from pathlib import Path
 
 from docutils import nodes
@@ -21,7 +21,7 @@ from selfstab import settings, source
 from selfstab.records import store
 from selfstab.records.claims import holds
 from selfstab.records.paths import ROOT
-from selfstab.records.words import as_text, duration, plural, provenance_line
+from selfstab.records.words import as_text, duration, plural
 
 
 class RecordDirective(Generated):
@@ -38,11 +38,9 @@ class RecordDirective(Generated):
         """First heading of a chapter; the notebook's name in words where the chapter is not in this build."""
         file = Path(self.env.srcdir) / "chapters" / f"{notebook}.ipynb"
         cells = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.is_file() else []
-        lines = (
-            line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).splitlines()
-        )
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         name = notebook.partition("_")[2].replace("_", " ").capitalize()
-        return next((line[2:].strip() for line in lines if line.startswith("# ")), name)
+        return next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), name)
 
 
 class StoryFigure(RecordDirective):
@@ -51,22 +49,14 @@ class StoryFigure(RecordDirective):
     required_arguments = 1
     final_argument_whitespace = True
 
-    def run(self) -> list[nodes.Node]:
+    def context(self) -> dict:
         wanted = self.arguments[0].split()
         figures = {f"{figure['notebook']}/{figure['id']}": figure for figure in self.found.figures}
         name = next((name for name in wanted if name in figures), None)
         if name is None:
-            raise self.error(
-                f"none of the figures {', '.join(wanted)} is recorded; recorded: {', '.join(figures) or 'none'}"
-            )
-        figure = figures[name]
-        image = nodes.image(uri=f"/_generated/figures/{name}.png", alt=figure["alt"], loading="eager")
-        picture = nodes.container("", image, classes=["figure-card"])
-        caption = nodes.paragraph("", plain(figure["caption"]), classes=["figure-caption"])
-        # Cut at one line where the page is to fit the first screen: the whole is its title.
-        line = html.escape(provenance_line(figure["provenance"]))
-        origin = nodes.raw("", f'<p class="provenance" title="{line}">{line}</p>', format="html")
-        return [nodes.container("", picture, caption, origin, classes=["story"])]
+            known = ", ".join(figures) or "none"
+            raise self.error(f"none of the figures {', '.join(wanted)} is recorded; recorded: {known}")
+        return {"name": name, "figure": figures[name], "caption": plain(figures[name]["caption"])}
 
 
 #: What stands for a formula's signs in plain text.
@@ -88,16 +78,20 @@ def plain(text: str) -> str:
     return text
 
 
+#: What the status page names of the figures' provenance.
+FACTS = {
+    "device": "Device", "threads": "Threads", "seed": "Seeds", "commit": "Commit",
+    "library_digest": "Digest of the numerical source", "data_hash": "Digest of the data", "versions": "Versions",
+}  # fmt: skip
+
+
 class StatusReport(RecordDirective):
     """How the shown results came about: time per notebook, runs, hardware, versions, digest of the lock, and when."""
 
     def context(self) -> dict:
         names = sorted({entry["notebook"] for entry in (*self.found.claims, *self.found.figures)})
-        return {
-            "notebooks": [self.notebook(name) for name in names],
-            "facts": self.facts(),
-            "recorded": self.recorded(),
-        }
+        notebooks = [self.notebook(name) for name in names]
+        return {"notebooks": notebooks, "facts": self.facts(), "recorded": self.recorded()}
 
     def notebook(self, name: str) -> tuple[str, list, str]:
         """Return a notebook's name, its numbers in words, and when it was computed last."""
@@ -115,21 +109,10 @@ class StatusReport(RecordDirective):
 
     def facts(self) -> dict[str, str]:
         """Return machine, source and versions; each value is named once, though many figures share it."""
-        lock, epoch = ROOT / "requirements.lock", os.environ.get("SOURCE_DATE_EPOCH")
-        when = (
-            datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
-        )
-        names = {
-            "device": "Device",
-            "threads": "Threads",
-            "seed": "Seeds",
-            "commit": "Commit",
-            "library_digest": "Digest of the numerical source",
-            "data_hash": "Digest of the data",
-            "versions": "Versions",
-        }
+        lock, epoch = ROOT / "requirements.lock", os.environ.get("SOURCE_DATE_EPOCH") or time.time()
+        when = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
         facts = {"Scale shown": self.found.scale}
-        for key, title in names.items():
+        for key, title in FACTS.items():
             # A figure drawn from several runs names their values one after another.
             values = (as_text(figure["provenance"][key]).split(", ") for figure in self.found.figures)
             facts[title] = ", ".join(dict.fromkeys(part for parts in values for part in parts)) or "–"
@@ -144,20 +127,18 @@ class StatusReport(RecordDirective):
         for run in files.recordings():
             older = ", older code" if run.attrs["library_digest"] != source.numerical_digest() else ""
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
-            network, data, criterion = (
-                settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion")
+            kinds = (setting[field] for field in ("model", "dataset", "criterion"))
+            network, data, criterion = (settings.WORDS.get(kind, kind) for kind in kinds)
+            row = (
+                f"{network}, width {setting['width']}, {data}, {criterion}",
+                f"{setting['learning_rate']:g}",
+                f"{setting['n']:,}",
+                f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
+                f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
+                duration(float(run.attrs["seconds"])),
+                f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}{older}",
             )
-            rows.append(
-                (
-                    f"{network}, width {setting['width']}, {data}, {criterion}",
-                    f"{setting['learning_rate']:g}",
-                    f"{setting['n']:,}",
-                    f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
-                    f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
-                    duration(float(run.attrs["seconds"])),
-                    f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}{older}",
-                )
-            )
+            rows.append(row)
         spent = duration(store.recorded_seconds(self.found.folder.parent))
         return [*rows, ("All of them", "", "", "", "", spent, "")] if rows else []
 

@@ -42,11 +42,12 @@ def substitutions(records: store.Records) -> dict[str, str]:
 
     Dashes of an id become underscores.  A name that is not here fails the build.
     """
+    total, holding = len(records.claims), sum(map(holds, records.claims))
     names = {
         "book_scale": records.scale,
-        "claims_total": str(len(records.claims)),
-        "claims_holding": str(sum(holds(claim) for claim in records.claims)),
-        "claims_failing": str(sum(not holds(claim) for claim in records.claims)),
+        "claims_total": str(total),
+        "claims_holding": str(holding),
+        "claims_failing": str(total - holding),
         "figures_total": str(len(records.figures)),
         "recorded_hours": f"{store.recorded_seconds(records.folder.parent) / 3600:.1f}",
     }
@@ -69,49 +70,24 @@ def prepare(app: Sphinx, config) -> None:
         copy_figures(found, source / "_generated")
     except store.RecordError as error:
         raise ExtensionError(str(error)) from None
-    config.myst_substitutions = {
-        **config.myst_substitutions,
-        **substitutions(found),
-    }
+    config.myst_substitutions = config.myst_substitutions | substitutions(found)
     config.eosbook_records = found
 
 
-def repository() -> tuple[str, str] | None:
-    """Address and branch of the public repository, where the build knows one (GitHub sets these in its workflows)."""
-    server, name = (
-        os.environ.get("GITHUB_SERVER_URL"),
-        os.environ.get("GITHUB_REPOSITORY"),
-    )
-    if not (server and name):
-        return None
-    return f"{server}/{name}", os.environ.get("GITHUB_REF_NAME") or "main"
-
-
 def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Links that open a chapter's notebook on Colab or Binder; only a build that knows its repository has them."""
-    where = repository()
-    if not (where and pagename.startswith("chapters/") and "header_buttons" in context):
+    """Links that open a chapter's notebook on Colab or Binder, where GitHub's workflow tells the build what it is."""
+    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    if not (server and name and pagename.startswith("chapters/") and "header_buttons" in context):
         return
-    (url, branch), notebook = (
-        where,
-        f"notebooks/{pagename.removeprefix('chapters/')}.ipynb",
-    )
-    name = url.split("/", 3)[-1]
+    branch, notebook = os.environ.get("GITHUB_REF_NAME") or "main", f"{pagename.removeprefix('chapters/')}.ipynb"
     addresses = {
-        "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/{notebook}",
-        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{notebook}",
-        "Source": f"{url}/blob/{branch}/{notebook}",
+        "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/notebooks/{notebook}",
+        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/notebooks/{notebook}",
+        "Source": f"{server}/{name}/blob/{branch}/notebooks/{notebook}",
     }
     buttons = [{"type": "link", "text": text, "url": address} for text, address in addresses.items()]
-    context["header_buttons"].append(
-        {
-            "type": "group",
-            "tooltip": "Run this chapter",
-            "icon": "fas fa-rocket",
-            "buttons": buttons,
-            "label": "launch-buttons",
-        }
-    )
+    group = {"type": "group", "tooltip": "Run this chapter", "icon": "fas fa-rocket", "label": "launch-buttons"}
+    context["header_buttons"].append(group | {"buttons": buttons})
 
 
 #: Style sheets and scripts of extensions, by a part of their names, and the mark of a page that needs them.
@@ -134,15 +110,12 @@ def only_what_is_used(app: Sphinx, pagename: str, templatename: str, context: di
 
 def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Two lists that Sphinx writes in a form which accessibility checkers, rightly, do not accept as lists."""
-    body = context.get("body")
-    if not body:
-        return
 
     def parameters(found: re.Match) -> str:
         lines = found.group(1).replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
         return f'<span class="sig-lines">{lines}</span>'
 
-    body = re.sub(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', parameters, body)
+    body = re.sub(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', parameters, context.get("body") or "")
     context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
 
 

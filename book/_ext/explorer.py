@@ -173,9 +173,9 @@ def write(app: Sphinx, error: Exception | None) -> None:
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Add the explorer's scripts and styles to its own page, and to no other."""
     if pagename == PAGE:
-        for style in ("vendor/uplot/uplot.min.css", "explorer.css"):
+        for style in ("vendor/uplot/uplot.min.css", "plots.css", "explorer.css"):
             app.add_css_file(style)
-        for script in ("vendor/uplot/uplot.iife.min.js", "picture.js", "explorer.js"):
+        for script in ("vendor/uplot/uplot.iife.min.js", "widgets.js", "explorer.js"):
             app.add_js_file(script, loading_method="defer")
 
 

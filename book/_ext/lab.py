@@ -170,10 +170,10 @@ class StillDirective(SphinxDirective):
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """The lab's scripts and style on its own page, and on no other."""
     if pagename == PAGE:
-        app.add_css_file("lab.css")
-        app.add_js_file("picture.js", loading_method="defer")
-        app.add_js_file("lab-dynamics.js", loading_method="defer")
-        app.add_js_file("lab.js", loading_method="defer")
+        for style in ("vendor/uplot/uplot.min.css", "plots.css", "lab.css"):
+            app.add_css_file(style)
+        for script in ("vendor/uplot/uplot.iife.min.js", "widgets.js", "picture.js", "lab-dynamics.js", "lab.js"):
+            app.add_js_file(script, loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict:

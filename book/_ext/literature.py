@@ -153,8 +153,8 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     """The graph's scripts and style on its own page, and on no other."""
     if pagename == PAGE:
         app.add_css_file("literature.css")
-        app.add_js_file(SCRIPT, loading_method="defer")
-        app.add_js_file("literature.js", loading_method="defer")
+        for script in (SCRIPT, "widgets.js", "literature.js"):
+            app.add_js_file(script, loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict:

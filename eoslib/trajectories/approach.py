@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from typing import NamedTuple
 
 import jax
@@ -16,28 +15,19 @@ from eoslib.eigen import random_direction
 from eoslib.geometry import local_geometry
 from eoslib.objective import Objective
 from eoslib.rules import GradientDescent
+from eoslib.status import Status
 
 #: Longest interval between two measurements of the sharpness, in steps.
 LONGEST_INTERVAL = 25
 
 
-class EdgeStatus(enum.IntEnum):
+class EdgeStatus(Status):
     """How the search for the instability ended."""
 
-    REACHED = 0
-    AT_START = 1
-    STEP_LIMIT = 2
-    DIVERGED = 3
-
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return (
-            "reached: the sharpness crossed 2/η at the last step recorded",
-            "the sharpness is above 2/η at the start: lower the learning rate, or warm it up, to see it sharpen",
-            "not reached: the sharpness stayed below 2/η for all steps allowed",
-            "diverged: the loss is no longer finite, or a million times its first value",
-        )[self]
+    REACHED = "reached: the sharpness crossed 2/η at the last step recorded"
+    AT_START = "the sharpness is above 2/η at the start: lower the learning rate, or warm it up, to see it sharpen"
+    STEP_LIMIT = "not reached: the sharpness stayed below 2/η for all steps allowed"
+    DIVERGED = "diverged: the loss is no longer finite, or a million times its first value"
 
 
 class Approach(NamedTuple):

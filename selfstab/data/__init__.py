@@ -38,16 +38,16 @@ def load(setting: Setting, split: str = "train", n: int | None = None, folder=No
     setting's for training and, for test, to everything at paper scale and :data:`TEST_SAMPLES` below.
 
     Raises:
-        ValueError, DataError: as :func:`cifar10`.
+        ValueError: on a wrong split or n, with the value received.
+        DataError: when a file is missing, damaged or out of reach.
     """
     if n is None and split == "test":
         n = LARGEST[setting.dataset]["test"] if setting.scale == "paper" else TEST_SAMPLES[setting.dataset]
-    n = setting.n if n is None else n
+    n, chosen = setting.n if n is None else n, dict(folder=folder, fit=setting.n)
     if setting.dataset == "sst2":
-        data = sst2(n, split, folder=folder, fit=setting.n)
+        data = sst2(n, split, **chosen)
     else:
-        size = setting.image_size
-        data = cifar10(n, split, dataset=setting.dataset, folder=folder, image_size=size, fit=setting.n)
+        data = cifar10(n, split, dataset=setting.dataset, image_size=setting.image_size, **chosen)
     if setting.criterion == "cross-entropy" and setting.dataset != "cifar10":
         data = dataclasses.replace(data, targets=(data.targets > 0).astype(np.int32))
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def parts(dataset: str, split: str, source: Path | None) -> Iterator[tuple[np.nd
     yield np.array(indices, int), np.array(labels, int), np.array(sentences, object)
 
 
-def encode(sentences: Sequence[str], fitted: Iterable[str], vocabulary=VOCABULARY) -> tuple[np.ndarray, np.ndarray]:
+def encode(sentences: Iterable[str], fitted: Iterable[str], vocabulary=VOCABULARY) -> tuple[np.ndarray, np.ndarray]:
     """Return the word indices (n, t) in int32, padded with 0 to the longest, and the mask (n, t) of the real words.
 
     Words are lower-cased and separated by blanks; of each sentence at most 64 count.  Their indices are in the order of

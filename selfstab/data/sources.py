@@ -92,7 +92,7 @@ def _download(name: str, url: str, checksum: str) -> Path:
 
     The checksum of its archive vouches for what comes out of that.
     """
-    cache = Path(os.environ.get("EOSLIB_CACHE") or pooch.os_cache("eoslib"))
+    cache = Path(os.environ.get("EOSLIB_CACHE") or pooch.os_cache("eoslib")).expanduser().absolute()
     path = cache / name
     with contextlib.suppress(OSError, DataError):
         _check(path, SHA256[name], "")

@@ -12,7 +12,7 @@ SHADE = "#EFEFEF"
 
 
 def write(ax, x, y, text, color="edge", *, frame="data", fontsize=9, **how) -> None:
-    """Write a text in a curve's color, its right end at x in axes coordinates (``frame="axes"``), else its left.
+    """Write a text in a curve's color.
 
     Args:
         ax: The panel.
@@ -20,7 +20,7 @@ def write(ax, x, y, text, color="edge", *, frame="data", fontsize=9, **how) -> N
         y: Place.
         text: What is written.
         color: A name in :data:`COLORS`, or any color.
-        frame: ``"data"``, ``"axes"``; or ``"xaxis"``, ``"yaxis"``, where the other coordinate is a fraction of the panel.
+        frame: ``"data"``, ``"axes"``; ``"xaxis"`` or ``"yaxis"`` if the other coordinate is a fraction of the panel.
         fontsize: Size in points.
         how: More words for :meth:`matplotlib.axes.Axes.text`.
     """

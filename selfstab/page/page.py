@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import datetime
-import io
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +17,10 @@ from selfstab.page.points import plotted_points
 from selfstab.page.style import style
 from selfstab.records.claims import SIGNS, judge
 from selfstab.records.paths import results_root
-from selfstab.records.store import FIGURE_FILES, write_json
+from selfstab.records.store import FIGURE_FILES, PROVENANCE_FIELDS, write_json
 from selfstab.records.words import number, recording_note, summarize_verdicts
 from selfstab.runs import compute, files
-from selfstab.runs.provenance import environment
+from selfstab.runs.provenance import environment, now
 from selfstab.source import numerical_digest
 
 
@@ -31,11 +29,8 @@ class Page:
 
     Args:
         notebook: Stem of the notebook's file.
-        scale: ``"test"``, ``"quick"`` or ``"paper"``.
+        scale: ``"test"``, ``"quick"`` or ``"paper"``; another is a ValueError.
         seed: Seed of its runs.
-
-    Raises:
-        ValueError: on an unknown scale.
     """
 
     def __init__(self, notebook: str, *, scale: str, seed: int = 0):
@@ -50,11 +45,8 @@ class Page:
     def runs(self, *names: str) -> list[xr.Dataset]:
         """Load the chapter's runs of some experiments; one whose file is absent or stale is computed, and says so.
 
-        Args:
-            names: Experiments that :data:`selfstab.chapters.RUNS` lists for this chapter, at one scale at least.
-
         Raises:
-            ValueError: on a name that it does not list.
+            ValueError: on a name that :data:`selfstab.chapters.RUNS` lists for this chapter at no scale.
         """
         listed = tuple(dict.fromkeys(run.name for run in chapters.RUNS.get(self.notebook, ())))
         for name in names:
@@ -68,48 +60,36 @@ class Page:
                 found.append(compute.load_or_run(setting, seed))
         return found
 
-    def provenance(self, runs: Sequence[xr.Dataset], scale: str | None = None) -> dict:
-        """Return where a figure's numbers come from; without runs, from the notebook itself."""
-        here = environment()
-        attributes = [run.attrs for run in runs]
-
-        def gathered(name, default):
-            values = list(dict.fromkeys(str(a[name]) for a in attributes if name in a))
-            return ", ".join(values) if values else default
-
-        return {
-            "setting": [a["key"] for a in attributes],
-            "scale": scale or gathered("scale", self.scale),
-            "seed": sorted({int(a["seed"]) for a in attributes}) or [self.seed],
-            "commit": gathered("commit", here["commit"]),
-            "library_digest": gathered("library_digest", numerical_digest()),
-            "versions": json.loads(attributes[0]["versions"] if attributes else here["versions"]),
-            "device": gathered("device", here["device"]),
-            "threads": gathered("threads", str(here["threads"])),
-            "seconds": round(
-                sum(float(a["seconds"]) for a in attributes) if attributes else time.perf_counter() - self.begun, 1
-            ),
-            "data_hash": gathered("data_hash", "no data"),
-            "date": gathered("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    def provenance(self, runs: Sequence[xr.Dataset]) -> dict:
+        """Return where a figure's numbers come from: its runs, each value once; without runs, the notebook itself."""
+        here = environment() | {"scale": self.scale, "seed": self.seed, "seconds": time.perf_counter() - self.begun}
+        here |= {"library_digest": numerical_digest(), "data_hash": "no data", "date": now()}
+        origins = [run.attrs for run in runs] or [here]
+        found = {name: ", ".join(dict.fromkeys(str(origin[name]) for origin in origins)) for name in here}
+        found |= {
+            "setting": [run.attrs["key"] for run in runs],
+            "seed": sorted({int(origin["seed"]) for origin in origins}),
+            "versions": json.loads(origins[0]["versions"]),
+            "seconds": round(sum(float(origin["seconds"]) for origin in origins), 1),
         }
+        return {name: found[name] for name in PROVENANCE_FIELDS}
 
     def figure(
         self, fig, id: str, *, caption: str, alt: str, runs: Sequence[xr.Dataset] = (), above: str | None = None
     ) -> None:
-        """Save a matplotlib figure as SVG, PDF, PNG and CSV, record it with its caption and provenance, and show it.
-
-        The caption of runs at another scale than the page's ends with how they were recorded.
+        """Save a figure as SVG, PDF, PNG and CSV, record it with its caption and provenance, show it, and close it.
 
         Args:
-            fig: The figure; it is closed.
+            fig: The matplotlib figure.
             id: Short name, unique in the book.
-            caption: To be read alone: what is drawn, and what it shows.  MyST Markdown.
+            caption: To be read alone: what is drawn, and what it shows (MyST).  Where the runs are of another scale
+                than the page's, how they were recorded is added.
             alt: What is seen, for a reader who does not see it.
             runs: Run datasets it was drawn from.
             above: What stands in small letters above the panels, after the scale of the runs; None: nothing.
 
         Raises:
-            ValueError: if the id is taken, or caption or alt text are missing or the alt text is a file name.
+            ValueError: if the id is taken, or caption or alt text have fewer than five words.
         """
         if any(known["id"] == id for known in self.figures):
             raise ValueError(f"figure id {id!r} is already used in {self.notebook}")
@@ -126,26 +106,18 @@ class Page:
         files = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
         fig.savefig(files["svg"], metadata={"Date": None})
         fig.savefig(files["pdf"], metadata={"CreationDate": None})
-        picture = io.BytesIO()
-        fig.savefig(picture, format="png", dpi=120)  # the first page stays under a megabyte; the SVG is beside it
-        files["png"].write_bytes(picture.getvalue())
+        fig.savefig(files["png"], dpi=120)  # the first page stays under a megabyte; the SVG is beside it
         with open(files["csv"], "w", newline="", encoding="utf-8") as handle:
             table = csv.writer(handle, lineterminator="\n")
             table.writerow(("panel", "curve", "x", "y"))
             table.writerows((panel, curve, f"{x:.7g}", f"{y:.7g}") for panel, curve, x, y in plotted_points(fig))
         plt.close(fig)
-        self.figures.append(
-            {
-                "id": id,
-                "notebook": self.notebook,
-                **{kind: str(file.relative_to(self.folder)) for kind, file in files.items()},
-                "caption": " ".join(caption.split()),
-                "alt": " ".join(alt.split()),
-                "provenance": self.provenance(runs),
-            }
-        )
-        encoded = base64.b64encode(picture.getvalue()).decode()
-        shown = {"image/png": encoded, "text/plain": f"Figure {id}: {' '.join(alt.split())}"}
+        record = {"id": id, "notebook": self.notebook}
+        record |= {kind: str(file.relative_to(self.folder)) for kind, file in files.items()}
+        record |= {"caption": " ".join(caption.split()), "alt": " ".join(alt.split())}
+        self.figures.append(record | {"provenance": self.provenance(runs)})
+        encoded = base64.b64encode(files["png"].read_bytes()).decode()
+        shown = {"image/png": encoded, "text/plain": f"Figure {id}: {record['alt']}"}
         display(shown, raw=True, metadata={"eoslib": {"figure": id}})
 
     def say(self, text: str) -> None:
@@ -153,14 +125,7 @@ class Page:
         display(Markdown(text))
 
     def table(self, head: str, rows: Iterable[Sequence], *, before: str = "", after: str = "") -> None:
-        """Show a table (MyST Markdown).
-
-        Args:
-            head: Headings, with `` | `` between them.
-            rows: Cells of each row.
-            before: A paragraph above it.
-            after: A paragraph below it.
-        """
+        """Show a table of rows, and a paragraph before and after it (MyST Markdown); ``head`` is ``one | two | …``."""
         heads = head.split(" | ")
         lines = (" | ".join(map(str, cells)) for cells in (heads, ["---"] * len(heads), *rows))
         self.say("\n\n".join(filter(None, (before, "\n".join(f"| {line} |" for line in lines), after))))
@@ -200,19 +165,10 @@ class Page:
         """
         if any(known["id"] == id for known in self.claims):
             raise ValueError(f"claim id {id!r} is already used in {self.notebook}")
-        record = {
-            "id": id,
-            "notebook": self.notebook,
-            "sentence": " ".join(sentence.split()),
-            "quantity": quantity,
-            **judge(relation, predicted, measured, spread, tolerance),
-            "reason": " ".join(reason.split()),
-            "relation": relation,
-            "scale": self.scale,
-            "seed": self.seed,
-            "paper": paper,
-        }
-        self.claims.append(record)
+        record = {"id": id, "notebook": self.notebook, "sentence": " ".join(sentence.split()), "quantity": quantity}
+        record |= judge(relation, predicted, measured, spread, tolerance)
+        record |= {"reason": " ".join(reason.split()), "relation": relation, "scale": self.scale, "seed": self.seed}
+        self.claims.append(record | {"paper": paper})
         if show:
             sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
             measure = quantity.replace("*", r"\*")  # as in v*
@@ -224,9 +180,6 @@ class Page:
 
     def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
         """Return a :meth:`claim` for recorded runs: what they give is added to the claim of that id.
-
-        Args:
-            runs: The recorded runs that are judged.
 
         Raises:
             ValueError: from the function returned, on a claim not made before, of another relation, or judged before.
@@ -247,15 +200,13 @@ class Page:
         """Show the verdict on this page's claims, and write the records of this notebook in one stroke."""
         if self.claims:
             self.say(self._verdict())
-        record = {
-            "notebook": self.notebook,
-            "scale": self.scale,
-            "seed": self.seed,
+        record = {"notebook": self.notebook, "scale": self.scale, "seed": self.seed}
+        record |= {
             "seconds": round(time.perf_counter() - self.begun, 1),
             "claims": self.claims,
             "figures": self.figures,
-            "environment": environment(),
         }
+        record |= {"environment": environment()}
         write_json(self.folder / "records" / f"{self.notebook}.json", record)
 
     def _verdict(self) -> str:

@@ -13,17 +13,14 @@ def plotted_points(fig) -> list[tuple[str, str, float, float]]:
     rows = []
     for place, ax in enumerate(fig.axes, 1):
         panel = ax.get_title("left") or ax.get_title() or ax.get_ylabel() or f"panel {place}"
-        curves = [(line, line.get_color(), line.get_xydata()) for line in ax.lines]
-        curves += [
-            (dots, dots.get_facecolor()[0] if len(dots.get_facecolor()) else "k", dots.get_offsets())
-            for dots in ax.collections
-            if isinstance(dots, mpl.collections.PathCollection)
+        curves = [
+            (line, line.get_color(), line.get_xydata(), line.get_transform() == ax.transData) for line in ax.lines
         ]
-        for order, (artist, color, points) in enumerate(curves, 1):
-            if isinstance(artist, mpl.lines.Line2D) and artist.get_transform() != ax.transData:
-                continue
+        scatters = (dots for dots in ax.collections if isinstance(dots, mpl.collections.PathCollection))
+        curves += [(dots, [*dots.get_facecolor(), "k"][0], dots.get_offsets(), True) for dots in scatters]
+        for order, (artist, color, points, in_data) in enumerate(curves, 1):
             label = str(artist.get_label())
             if label.startswith("_"):
                 label = names.get(mpl.colors.to_hex(color).upper(), "curve") + f" {order}"
-            rows += [(panel, label, float(x), float(y)) for x, y in points]
+            rows += [(panel, label, float(x), float(y)) for x, y in points if in_data]
     return rows

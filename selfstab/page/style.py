@@ -19,32 +19,12 @@ RATES = ("#0072B2", "#E69F00", "#6A3D9A", "#56B4E9")
 
 def style() -> None:
     """Set matplotlib to the book's look."""
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (7.2, 3.6),
-            "figure.dpi": 100,
-            "figure.constrained_layout.use": True,
-            "font.family": "DejaVu Sans",
-            "font.size": 9.5,
-            "axes.titlesize": 10,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.labelsize": 9.5,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.linewidth": 0.8,
-            "axes.edgecolor": "#444444",
-            "axes.grid": True,
-            "grid.color": "#E6E6E6",
-            "grid.linewidth": 0.7,
-            "axes.axisbelow": True,
-            "lines.linewidth": 1.5,
-            "legend.frameon": False,
-            "xtick.color": "#444444",
-            "ytick.color": "#444444",
-            "svg.hashsalt": "eoslib",
-            "svg.fonttype": "path",
-            "pdf.fonttype": 42,
-            "savefig.facecolor": "white",
-        }
-    )
+    mpl.rcParams |= {
+        "figure.figsize": (7.2, 3.6), "figure.dpi": 100, "figure.constrained_layout.use": True,
+        "font.family": "DejaVu Sans", "font.size": 9.5, "axes.labelsize": 9.5,
+        "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.edgecolor": "#444444",
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.7,
+        "lines.linewidth": 1.5, "legend.frameon": False, "xtick.color": "#444444", "ytick.color": "#444444",
+        "svg.hashsalt": "eoslib", "svg.fonttype": "path", "pdf.fonttype": 42, "savefig.facecolor": "white",
+    }  # fmt: skip

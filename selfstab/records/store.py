@@ -79,19 +79,12 @@ def collect(scale: str) -> tuple[list[dict], list[dict]]:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Claims and figures of one scale, in the order in which the notebooks recorded them.
+    """Claims and figures of one scale, in the order in which the notebooks recorded them."""
 
-    Attributes:
-        scale: ``"test"``, ``"quick"`` or ``"paper"``.
-        folder: Where they were read from (``results/<scale>``).
-        claims: One mapping per claim, with at least :data:`CLAIM_FIELDS`.
-        figures: One mapping per figure, with at least :data:`FIGURE_FIELDS`.
-    """
-
-    scale: str
-    folder: Path
-    claims: list[dict]
-    figures: list[dict]
+    scale: str  # "test", "quick" or "paper"
+    folder: Path  # where they were read from: results/<scale>
+    claims: list[dict]  # each with at least CLAIM_FIELDS
+    figures: list[dict]  # each with at least FIGURE_FIELDS
 
     def figure_file(self, figure: dict, kind: str) -> Path:
         """Return a file of a figure, of a kind in :data:`FIGURE_FILES`.

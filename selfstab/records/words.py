@@ -49,8 +49,10 @@ def number(value: float, digits: int = 3) -> str:
     $2.00\times 10^{-7}$
     """
     value = float(value)
-    if value == 0 or not math.isfinite(value):
-        return {True: "0"}.get(value == 0, "not a number" if math.isnan(value) else "infinite")
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    if value == 0:
+        return "0"
     if 1e-3 <= abs(value) < 1e5:
         decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
         return f"{value:.{decimals}f}"
@@ -94,17 +96,11 @@ def with_spread(claim: dict) -> str:
 
 
 def provenance_line(provenance: dict, *, full: bool = False) -> str:
-    """Return scale, seeds, device, computing time and commit of a figure in one line.
-
-    Args:
-        provenance: The field of that name of a figure's record.
-        full: Whether to name the whole commit and the digest of the numerical code too.
-    """
-    seeds = provenance["seed"] if isinstance(provenance["seed"], list) else [provenance["seed"]]
+    """Return a figure's scale, seeds, device, time and commit in one line; ``full`` adds the digest of the code."""
     commit = str(provenance["commit"])
     facts = [
         f"{provenance['scale']} scale",
-        f"seed {', '.join(map(str, seeds))}",
+        f"seed {as_text(provenance['seed'])}",
         f"{provenance['device']}, {plural(provenance['threads'], 'thread')}",
         f"{duration(float(provenance['seconds']))} of computing",
         f"commit {commit if full else commit[:9]}",
@@ -130,10 +126,7 @@ def recording_note(*runs) -> str:
 def summarize_verdicts(claims: list[dict], which: str, where: str) -> str:
     """Return how many of some claims hold, and the sentence of each that does not, as MyST.
 
-    Args:
-        claims: Records of claims.
-        which: What they are, as in "every claim of this page".
-        where: What they were judged on.
+    ``which`` says what they are, as in "every claim of this page", and ``where`` what they were judged on.
     """
     failing = [claim["sentence"] for claim in claims if not holds(claim)]
     if not failing:

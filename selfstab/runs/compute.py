@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import json
 import shutil
 import sys
@@ -24,7 +23,7 @@ from selfstab import experiment, settings
 from selfstab.records.paths import results_root
 from selfstab.runs.checkpoints import Checkpoints
 from selfstab.runs.files import load, path, stale, write
-from selfstab.runs.provenance import environment
+from selfstab.runs.provenance import environment, now
 from selfstab.settings import Setting
 from selfstab.source import numerical_digest
 
@@ -73,7 +72,7 @@ def compute(setting: Setting, seed: int = 0, *, progress: bool = True, folder=No
             "seed": seed,
             "library_digest": numerical_digest(),
             "seconds": before + time.perf_counter() - begun,
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "date": now(),
             "data_hash": prepared.train.digest,
             "parameters": prepared.objective.size,
         }
@@ -102,15 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(results_root() / "checkpoints" / "compiled"))
     setting = settings.get(chosen.name, chosen.scale, **overrides)
-    print(
-        f"{setting.key(chosen.seed)} ({setting.scale})",
-        stale(setting, chosen.seed) or "already computed",
-        sep=": ",
-        file=sys.stderr,
-    )
-    data = compute(setting, chosen.seed, progress=sys.stderr.isatty())
-    print(
-        f"{data.attrs['status']} (step {data.attrs['instability_step']}); {data.attrs['seconds']:.0f} s",
-        file=sys.stderr,
-    )
+    why = stale(setting, chosen.seed) or "already computed"
+    print(f"{setting.key(chosen.seed)} ({setting.scale}): {why}", file=sys.stderr)
+    told = compute(setting, chosen.seed, progress=sys.stderr.isatty()).attrs
+    print(f"{told['status']} (step {told['instability_step']}); {told['seconds']:.0f} s", file=sys.stderr)
     return 0

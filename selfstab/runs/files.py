@@ -37,11 +37,10 @@ def write(dataset: xr.Dataset, target: pathlib.Path) -> None:
     """Write a dataset to netCDF in one stroke: a reader sees the old file, or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
     small = {
-        name: {"zlib": True, "complevel": 5, "dtype": "float32"} for name in dataset.data_vars if dataset[name].ndim
+        name: {"zlib": True} | ({"complevel": 5, "dtype": "float32"} if np.issubdtype(data.dtype, np.floating) else {})
+        for name, data in dataset.data_vars.items()
+        if data.ndim
     }
-    for name in dataset.data_vars:
-        if not np.issubdtype(dataset[name].dtype, np.floating):
-            small[name] = {"zlib": True}
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
     try:
@@ -67,17 +66,14 @@ def load(file: pathlib.Path) -> xr.Dataset:
             data = data.load()
     except (OSError, ValueError, KeyError) as error:
         raise SchemaError(f"{file} is not a readable netCDF file ({error}); delete it and run again") from error
-    for kind, wanted, there in (
-        ("attribute", REQUIRED_ATTRIBUTES, data.attrs),
-        ("variable", REQUIRED_VARIABLES, data.variables),
-    ):
+    attributes, names = ("attribute", REQUIRED_ATTRIBUTES, data.attrs), ("variable", REQUIRED_VARIABLES, data.variables)
+    for kind, wanted, there in (attributes, names):
         if missing := [name for name in wanted if name not in there]:
             raise SchemaError(f"{file} lacks the {kind} {', '.join(missing)}; delete it and run again")
     for row in VARIABLES:
         if row.name in data and data[row.name].dims != row.dims:
-            raise SchemaError(
-                f"{file}: {row.name} has dimensions {data[row.name].dims}, not {row.dims}; delete it and run again"
-            )
+            wrong = f"{row.name} has dimensions {data[row.name].dims}, not {row.dims}"
+            raise SchemaError(f"{file}: {wrong}; delete it and run again")
     return variables.describe(data)  # files written before the table of variables bear no descriptions
 
 

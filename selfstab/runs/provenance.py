@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import os
@@ -21,6 +22,11 @@ def _commit() -> str:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     return "unknown"
+
+
+def now() -> str:
+    """Return the time to the minute, as runs and figures bear it."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def environment() -> dict[str, str | int]:

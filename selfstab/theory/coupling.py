@@ -136,15 +136,14 @@ def coupling_errors(draws, alphas, *, learning_rate, horizon=6.0, start=0.5) -> 
     """Measure the largest errors of the prediction over ``horizon``/ε steps from θ†_0 + start·δ·u, where θ†_0 = 0.
 
     Args:
-        draws: Losses stacked along a first axis of length n.  Each has its Hessian at 0 diagonal with 2/η first, and
-            the gradient −g·slope there.
+        draws: n losses, stacked.  Each has its Hessian at 0 diagonal with 2/η first, and the gradient −g·slope there.
         alphas: α at the start (curvature²), shape (m,); g is chosen to give it.
         learning_rate: Step size η.
         horizon: Steps in units of 1/ε.
         start: |x_0|/δ.
 
     Returns:
-        CouplingErrors, each field of shape (n, m); NaN where a run diverged or α_t < 0 on its way.
+        The errors, each of shape (n, m); NaN where a run diverged or α_t < 0 on its way.
 
     Raises:
         ValueError: if η, an α, the horizon or the start is not positive and finite, or there is no first axis.

@@ -107,38 +107,27 @@ def _check(known: dict, least: dict) -> None:
             raise ValueError(f"{name} must be finite and at least {bound}, got {known[name]!r}")
 
 
-def _stacked(kind, *fields):
+def _stacked(kind, slope, *fields):
     """Losses of a kind from their stacked fields, in the precision that JAX is set to; directions of unit length."""
-    slope, *rest = fields
     slope = slope / np.linalg.norm(slope, axis=1, keepdims=True)
-    return kind(*(jnp.asarray(field, float) for field in (slope, *rest)))
+    return kind(*(jnp.asarray(field, float) for field in (slope, *fields)))
 
 
 def polynomial_draws(
-    seed: int,
-    count: int,
-    *,
-    learning_rate: float,
-    extra: int = 0,
-    second: float = 0.5,
-    bulk: float = 0.0,
-    bulk_damping: float = 0.0,
-    quartic: float = 0.5,
-) -> Polynomial:
+    seed: int, count: int, *, learning_rate: float, extra: int = 0, second: float = 0.5, bulk: float = 0.0,
+    bulk_damping: float = 0.0, quartic: float = 0.5,
+) -> Polynomial:  # fmt: skip
     """Draw losses of a polynomial family on R^(5 + extra), whose first axes are the valley's and the pull's.
 
     Args:
-        seed: Seed of the couplings, which do not depend on the numbers below.
-        count: Number n of draws.
+        seed: Seed of the couplings, which depend on no number below.
+        count: Number n of draws, the length of the first axis of each field.
         learning_rate: Step size η, which sets the curvatures.
         extra: Further directions, by turns flat and damped, with random couplings to the valley's curvature.
         second: λ₂ in units of 1/η.
         bulk: Size of the cubic term among the directions orthogonal to u (0 in the theorem's regime).
         bulk_damping: Curvature, in units of 1/η, of the flat directions besides that of the pull.
         quartic: ρ₄ in units of η ρ₃², roughly.
-
-    Returns:
-        Polynomial whose fields have a first axis of length n.
 
     Raises:
         ValueError: if η is not positive and finite, ``count`` is below 1, or another number is negative.
@@ -161,10 +150,7 @@ def polynomial_draws(
 
 
 def wave_draws(seed: int, count: int, *, learning_rate: float, size: int = 6, terms: int = 8) -> Waves:
-    """Draw losses of the sinusoidal family on R^size, of whose directions across the valley every second is damped.
-
-    Returns:
-        Waves whose fields have a first axis of length ``count``.
+    """Draw ``count`` losses of the sinusoidal family on R^size; every second direction across the valley is damped.
 
     Raises:
         ValueError: if η is not positive and finite, ``size`` is below 3, or ``count`` or ``terms`` below 1.

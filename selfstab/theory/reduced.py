@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eoslib.geometry import epsilon, radius_squared
+from eoslib.geometry import LocalGeometry, epsilon, radius_squared
 from eoslib.rules import GradientDescent
 
 
@@ -86,22 +86,14 @@ def orbit(x, y, times: ArrayLike, *, alpha, beta, tolerance: float = 1e-12) -> t
 
     _positive(alpha=alpha, beta=beta, x=jnp.abs(x))
     times = jnp.asarray(times, float)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_flow_in_logarithms),
-        diffrax.Dopri8(),
-        t0=0.0,
-        t1=times[-1],
-        dt0=None,
-        y0=(jnp.log(jnp.abs(jnp.asarray(x, float))), jnp.asarray(y, float)),
-        args=(jnp.asarray(alpha, float), jnp.asarray(beta, float)),
-        saveat=diffrax.SaveAt(ts=times),
-        # Steps end at the wanted times: the solver's interpolation between steps is a thousand times coarser.
-        stepsize_controller=diffrax.ClipStepSizeController(
-            diffrax.PIDController(rtol=tolerance, atol=tolerance), step_ts=times
-        ),
-        max_steps=100_000 + len(times),
-    )
-    log_x, y = solution.ys
+    start = (jnp.log(jnp.abs(jnp.asarray(x, float))), jnp.asarray(y, float))
+    # Steps end at the wanted times: the solver's interpolation between steps is a thousand times coarser.
+    steps = diffrax.ClipStepSizeController(diffrax.PIDController(rtol=tolerance, atol=tolerance), step_ts=times)
+    log_x, y = diffrax.diffeqsolve(
+        diffrax.ODETerm(_flow_in_logarithms), diffrax.Dopri8(), t0=0.0, t1=times[-1], dt0=None, y0=start,
+        args=(jnp.asarray(alpha, float), jnp.asarray(beta, float)), saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=steps, max_steps=100_000 + len(times),
+    ).ys  # fmt: skip
     return jnp.exp(log_x), y
 
 
@@ -172,15 +164,10 @@ def cycle_period(x0, *, learning_rate, alpha, beta, nodes: int = 4000):
     high = jnp.log(peak_amplitude(x0, alpha=alpha, beta=beta) / delta)
     angle = (jnp.arange(nodes, dtype=float) + 0.5) * (jnp.pi / nodes) - jnp.pi / 2
     half = (high - low) / 2
-    up, down = (
-        half * (1 + jnp.sin(angle)),
-        half * (1 - jnp.sin(angle)),
-    )  # distances from the two turning points
+    up, down = half * (1 + jnp.sin(angle)), half * (1 - jnp.sin(angle))  # distances from the two turning points
     # 2(E − V), written from the nearer turning point because the terms cancel there
     kinetic = jnp.where(
-        up < down,
-        2 * up - jnp.exp(2 * low) * jnp.expm1(2 * up),
-        -jnp.exp(2 * high) * jnp.expm1(-2 * down) - 2 * down,
+        up < down, 2 * up - jnp.exp(2 * low) * jnp.expm1(2 * up), -jnp.exp(2 * high) * jnp.expm1(-2 * down) - 2 * down
     )
     duration = 2 * jnp.sum(half * jnp.cos(angle) / jnp.sqrt(kinetic)) * (jnp.pi / nodes)
     return duration / epsilon(jnp.asarray(alpha, float), learning_rate)
@@ -222,28 +209,13 @@ def stages(x, y, delta) -> Stages:
     if not (np.all(np.isfinite(delta)) and np.all(delta > 0)):
         raise ValueError(f"delta must be positive and finite at every step, got a minimum of {np.min(delta)!r}")
     leaves = np.stack([y > 0, x > delta, y < 0, x < delta])  # (4, T)
-    current = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}[
-        bool(x[0] > delta[0]), bool(y[0] > 0)
-    ]
     stage = np.empty(len(x), int)
-    for t in range(len(x)):
-        if t > 0 and leaves[current - 1, t]:
-            current = current % 4 + 1
-        stage[t] = current
+    quadrants = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}
+    stage[0] = quadrants[bool(x[0] > delta[0]), bool(y[0] > 0)]
+    for t in range(1, len(x)):
+        stage[t] = stage[t - 1] % 4 + 1 if leaves[stage[t - 1] - 1, t] else stage[t - 1]
     start = np.flatnonzero(np.diff(stage, prepend=0))
     return Stages(stage, start, stage[start])
-
-
-class ToyGeometry(NamedTuple):
-    """Closed forms of :class:`ToyLoss` at one θ of shape (p,)."""
-
-    gradient: Array  # (p,) ∇L
-    sharpness: Array  # () S, the largest eigenvalue of ∇²L
-    eigenvector: Array  # (p,) u, first entry positive
-    sharpness_gradient: Array  # (p,) ∇S
-    alpha: Array  # () −∇L·∇S
-    beta: Array  # () ‖∇S⊥‖², ∇S⊥ = ∇S − u(u·∇S)
-    delta_squared: Array  # () 2α/β, negative where α < 0
 
 
 class ToyLoss(NamedTuple):
@@ -251,7 +223,7 @@ class ToyLoss(NamedTuple):
 
     θ = (x, w) or (x, w, z).  With y = √β·w and s = 0, gradient descent with step η is :func:`reduced_step` with damping
     d = ηλ.  θ = 0 lies on the stable set's edge, with the given α, β and u = e_x; constrained gradient descent rests
-    there, or moves by ηg a step along z.  The paper's own toy is not known; this one is the project's own.
+    there, or moves by ηg per step along z.  The paper's own toy is not known; this one is the project's own.
     """
 
     learning_rate: float
@@ -270,8 +242,8 @@ class ToyLoss(NamedTuple):
         value = valley - self.alpha / self.beta**0.5 * w + self.stiffness * w**2 / 2
         return value if self.drift is None else value - self.drift * theta[2]
 
-    def geometry(self, theta: ArrayLike) -> ToyGeometry:
-        """Return closed forms at θ, wherever the valley's curvature along x exceeds max(λ, 0)."""
+    def geometry(self, theta: ArrayLike) -> LocalGeometry:
+        """Return the local geometry at θ in closed form, where the valley's curvature along x exceeds max(λ, 0)."""
         x, w, root = theta[0], theta[1], self.beta**0.5
         curvature = GradientDescent(self.learning_rate).edge + root * w
         along = curvature + self.skew * x + 3 * self.quartic * x**2
@@ -281,27 +253,11 @@ class ToyLoss(NamedTuple):
         excess = half + jnp.hypot(half, root * x)  # S − λ
         norm = jnp.hypot(excess, root * x)
         u_x, u_w = excess / norm, root * x / norm
-        d_sharpness = [
-            u_x**2 * (self.skew + 6 * self.quartic * x) + 2 * u_x * u_w * root,
-            u_x**2 * root,
-        ]
+        d_sharpness = [u_x**2 * (self.skew + 6 * self.quartic * x) + 2 * u_x * u_w * root, u_x**2 * root]
         rest = [] if self.drift is None else [jnp.zeros_like(x)]
         gradient = jnp.stack(gradient + [r - self.drift for r in rest])
-        u, d_sharpness = jnp.stack([u_x, u_w, *rest]), jnp.stack([*d_sharpness, *rest])
-        alpha, across = -gradient @ d_sharpness, d_sharpness - u * (u @ d_sharpness)
-        beta = across @ across
-        return ToyGeometry(
-            gradient,
-            self.stiffness + excess,
-            u,
-            d_sharpness,
-            alpha,
-            beta,
-            radius_squared(alpha, beta),
+        u, sharpness = jnp.stack([u_x, u_w, *rest]), self.stiffness + excess
+        products = jnp.zeros((), jnp.int32)
+        return LocalGeometry(
+            self.loss(theta), gradient, sharpness, u, sharpness * u, jnp.stack([*d_sharpness, *rest]), products
         )
-
-    def constrained(self, steps: int) -> Array:
-        """Return constrained gradient descent from θ = 0, shape (steps + 1, p): at rest, or drifting along z."""
-        moved = self.learning_rate * (self.drift or 0.0) * jnp.arange(steps + 1, dtype=float)
-        still = jnp.zeros_like(moved)
-        return jnp.stack([still, still] + ([] if self.drift is None else [moved]), axis=1)

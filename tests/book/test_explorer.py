@@ -248,7 +248,8 @@ def test_curves_and_means_can_be_switched(page_of):
     with_mean = ink(page)
     assert with_mean != with_flow
     page.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
-    repainted = "(seen) => !seen.includes(document.getElementById('exp-panels').toDataURL())"
+    repainted = """(seen) => !seen.includes(
+      [...document.querySelectorAll("#exp-panels canvas")].map((each) => each.toDataURL()).join(""))"""
     page.wait_for_function(repainted, arg=[before, with_flow, with_mean])
 
 
