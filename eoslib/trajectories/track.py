@@ -138,7 +138,8 @@ def track(
         the approach alone.
 
     Raises:
-        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`find_instability` and :func:`track_from`.
+        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`~eoslib.trajectories.approach.find_instability`
+            and :func:`track_from`.
     """
     with jax.enable_x64(True):
         objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
@@ -151,7 +152,7 @@ def run(
     objective: Objective, theta, rule: GradientDescent | float,
     *, steps: int, edge_steps: int, seed: int = 0, progress: bool = True, approach=None, **options,
 ) -> xr.Dataset:  # fmt: skip
-    """Run :func:`find_instability`, then :func:`track_from` where it was reached; see :func:`track` for the result.
+    """Approach the edge, then :func:`track_from` there if it was reached; see :func:`track` for the result.
 
     ``options`` are further arguments of :func:`track_from`; an ``approach`` that is given is not computed.
     """

@@ -95,7 +95,7 @@ class Variable(NamedTuple):
     def source(self) -> str:
         """Return the function of eoslib that computes it."""
         head, _, rest = self.place.removeprefix("norm of ").split(" ")[0].partition(".")
-        exact = self.place.startswith("geometry.") and hasattr(LocalGeometry, rest)
+        exact = self.place.startswith("geometry.") and isinstance(getattr(LocalGeometry, rest), property)
         return _SOURCES.get(head, "trajectories.state.step") + (f".{rest}" if exact else "")
 
 
