@@ -138,8 +138,8 @@ def track(
         the approach alone.
 
     Raises:
-        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`~eoslib.trajectories.approach.find_instability`
-            and :func:`track_from`.
+        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
+            :func:`~eoslib.trajectories.approach.find_instability`.
     """
     with jax.enable_x64(True):
         objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
