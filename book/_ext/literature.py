@@ -134,8 +134,8 @@ def graph(paper: dict, works: list[dict]) -> dict:
         "relations": RELATIONS,
         "works": [work | at(places[work["id"]]) | {"theme": THEMES[work["theme"]]} for work in works],
         "themes": [
-            {"id": d["id"], "lines": in_lines(THEMES[d["id"]]), "radius": round(d["radius"], 1)} | at(d["at"])
-            for d in discs
+            {"lines": in_lines(THEMES[disc["id"]]), "radius": round(disc["radius"], 1)} | at(disc["at"])
+            for disc in discs
         ],
     }
 
