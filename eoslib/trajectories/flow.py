@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from eoslib.eigen import improved_eigenpair
 from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
-from eoslib.trajectories.descent import improved
 
 
 class FlowState(NamedTuple):
@@ -78,18 +78,12 @@ def flow_step(
     """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilized explicit method.
 
     The number of stages grows like the square root of duration × sharpness, where Euler sub-steps grow linearly.
-
-    Args:
-        objective: The loss.
-        rule: Update rule, whose η is the unit of time.
-        state: Where the flow stands.
-        steps: Steps to advance (a number, not necessarily whole).
-        tolerance: Local error accepted in a step, relative to the distance that the step travels.
+    ``steps`` need not be whole; ``tolerance`` is the local error accepted, relative to the distance a step travels.
     """
     theta = state.theta
     u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
-    value, _, u, _ = improved(objective, theta, u, objective.hvp(theta, u), 2e-2)
-    radius = 1.1 * jnp.maximum(value, 0).astype(theta.dtype)  # bound of the spectrum, with room for the rise of S
+    pairs = improved_eigenpair(lambda v: objective.hvp(theta, v), u, objective.hvp(theta, u), tolerance=2e-2)
+    radius = 1.1 * jnp.maximum(pairs.values[0], 0).astype(theta.dtype)  # bounds the spectrum, with room for its rise
     duration = jnp.asarray(steps * rule.learning_rate, theta.dtype)
 
     def force(t):
@@ -115,15 +109,14 @@ def flow_step(
         end = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), reached, start)
         # An interval's last step is short for no reason of accuracy: do not let it shrink the next trial.
         trial = jnp.where(accepted, jnp.maximum(trial, h * factor), h * factor)
-        left = jnp.where(accepted, left - h, left)
-        return end, trial, left, count + stages, rejected + (~accepted).astype(jnp.int32)
+        return end, trial, jnp.where(accepted, left - h, left), count + stages, rejected + (~accepted).astype(jnp.int32)
 
     trial, zero = jnp.where(state.time_step > 0, state.time_step, duration), jnp.zeros((), jnp.int32)
     carry = state, trial.astype(theta.dtype), duration, zero, zero
     end, trial, left, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
     done = left <= 1e-9 * duration  # otherwise the error control gave up, and the curve ends here
     end = end._replace(theta=jnp.where(done, end.theta, jnp.nan), loss=jnp.where(done, end.loss, jnp.nan))
-    return end._replace(eigenvector=u, time_step=trial), FlowRecord(value, count, rejected)
+    return end._replace(eigenvector=pairs.vectors[0], time_step=trial), FlowRecord(pairs.values[0], count, rejected)
 
 
 class FlowMoment(NamedTuple):
