@@ -78,12 +78,8 @@ def measure(
     rho3, third = tensor_norm(objective, theta, following.third + 0.1 * sharpening, 3)
     fourth = jnp.where(jnp.all(following.fourth == 0), u + sharpening, following.fourth)
     rho4, fourth = tensor_norm(objective, theta, fourth, 4)
-
-    def unit_across(w):
-        w = w - inner(u, w) * u
-        return w / jnp.linalg.norm(w)
-
-    across, downhill = unit_across(predicted.carried), unit_across(geometry.gradient)
+    across, downhill = (w - inner(u, w) * u for w in (predicted.carried, geometry.gradient))
+    across, downhill = across / jnp.linalg.norm(across), downhill / jnp.linalg.norm(downhill)
     along_v, along_gradient = objective.cubic(theta, across), objective.cubic(theta, downhill)
     delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
     offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta

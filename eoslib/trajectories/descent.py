@@ -109,13 +109,9 @@ def follow(
 ) -> Training:  # fmt: skip
     """Train as :func:`descend`, the sharpness measured before every step: two gradients per step, more where u turns.
 
-    Args:
-        objective: The loss.
-        theta: Start (p,).
-        eigenvector: Start (p,) for the leading eigenvector; None measures no sharpness.
-        rates: Learning rate η_t of each step (T,), or multiples of 1/S(θ_t).
-        every: Steps between the positions kept, a divisor of T; by default only the start is kept.
-        relative: Whether ``rates`` are multiples of 1/S(θ_t): at 1 or less the step is as short as the flow asks for.
+    ``theta`` and ``eigenvector`` (p,) are starts; None for the latter measures no sharpness.  ``rates`` (T,) holds the
+    learning rate η_t of each step or, if ``relative``, multiples of 1/S(θ_t): at 1 or less the step is as short as the
+    flow asks for.  The positions before steps 0, ``every``, … are kept, a divisor of T; by default only the start is.
 
     Raises:
         ValueError: as :func:`descend`, or if ``relative`` lacks an eigenvector.

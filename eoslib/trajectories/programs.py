@@ -1,7 +1,5 @@
 """Compiled programs that share memory with their compiler: compile first, give its heap back, then allocate."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

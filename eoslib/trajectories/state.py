@@ -111,11 +111,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     return following, variables.values(moment)
 
 
-@jax.jit
-def _flow(objective: Objective, rule: GradientDescent, state: FlowState, steps):
-    """The flow over an interval; its records in the positions' precision."""
-    following, record = flow_step(objective, rule, state, steps)
-    return following, {f"flow_{name}": value.astype(state.theta.dtype) for name, value in record._asdict().items()}
+_flow = jax.jit(flow_step)
 
 
 @jax.jit(static_argnames=("steps", "options"))
@@ -132,7 +128,7 @@ def advance(objective: Objective, rule: GradientDescent, state: TrackState, step
     """
     before, interval = state.flow, {}
     if options.flow:
-        flow, interval = programs.run(_flow, objective, rule, before, steps)
-        state = state._replace(flow=flow)
+        flow, record = programs.run(_flow, objective, rule, before, steps)
+        state, interval = state._replace(flow=flow), {f"flow_{name}": value for name, value in record._asdict().items()}
     state, series = programs.run(_steps, objective, rule, state, before, steps=steps, options=options)
     return state, series, interval
