@@ -32,8 +32,7 @@ class Following(NamedTuple):
 
 def start(u: Float[Array, " p"]) -> Following:
     """Return a cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
-    keys = jax.random.split(jax.random.key(1), PAIRS - 1)
-    noise = [jax.random.normal(key, u.shape, u.dtype) for key in keys]
+    noise = [jax.random.normal(key, u.shape, u.dtype) for key in jax.random.split(jax.random.key(1), PAIRS - 1)]
     return Following(jnp.stack([u, *noise]), u, jnp.zeros_like(u), u)
 
 
@@ -91,7 +90,6 @@ def measure(
         "third_along_gradient": jnp.linalg.norm(along_gradient.third) / rho3,
         "curvature_along_v": jnp.abs(inner(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
         "profile": jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets),
-        "profile_offset": offsets,
-        "exact_predicted_loss": shifted.loss, "exact_predicted_sharpness": shifted.sharpness,
+        "profile_offset": offsets, "exact_predicted_loss": shifted.loss, "exact_predicted_sharpness": shifted.sharpness,
     }  # fmt: skip
     return Following(pairs.vectors, third, fourth, shifted.eigenvector), values

@@ -99,8 +99,8 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         flow = flow_at(state.step)
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
-        state.descent.theta, measured, record, violation(geometry, rule), v, x, y, linear, geometry.sharpness + y,
-        prediction, state.started, general, flow, ratio,
+        state.descent.theta, measured, record, geometry, violation(geometry, rule), v, x, y, linear,
+        geometry.sharpness + y, prediction, state.started, general, flow, ratio,
     )  # fmt: skip
     started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
     if options.restart:

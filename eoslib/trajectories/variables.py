@@ -30,6 +30,7 @@ class Moment(NamedTuple):
     theta: Float[Array, " p"]  # θ_t of gradient descent
     descent: DescentRecord
     constrained: ConstrainedRecord
+    geometry: LocalGeometry  # at θ†
     violation: Violation  # of the stable set, by θ†
     v: Float[Array, " p"]  # θ − θ†
     x: Float[Array, ""]  # u·v
@@ -42,26 +43,16 @@ class Moment(NamedTuple):
     flow: FlowMoment | None
     transport: Float[Array, ""] | None
 
-    @property
-    def geometry(self) -> LocalGeometry:
-        """The local geometry at θ†."""
-        return self.constrained.geometry
-
 
 #: What computes the parts of a :class:`Moment`, and what is recorded beside the steps.
 _SOURCES = {
-    "descent": "trajectories.descent.gradient_descent_step",
-    "constrained": "constrained.constrained_step",
-    "violation": "stable_set.violation",
-    "geometry": "geometry.LocalGeometry",
-    "predicted": "trajectories.prediction.predicted_step",
+    "descent": "trajectories.descent.gradient_descent_step", "constrained": "constrained.constrained_step",
+    "violation": "stable_set.violation", "geometry": "geometry.LocalGeometry", "eigen": "eigen.leading_eigenpairs",
+    "predicted": "trajectories.prediction.predicted_step", "flow": "trajectories.flow.flow_step",
     "generalized": "trajectories.prediction.generalized_predicted_step",
-    "flow": "trajectories.flow.flow_step",
     "approach": "trajectories.approach.find_instability",
-    "eigen": "eigen.leading_eigenpairs",
-    "tensor": "trajectories.assumptions.tensor_norm",
-    "measure": "trajectories.assumptions.measure",
-}
+    "tensor": "trajectories.assumptions.tensor_norm", "measure": "trajectories.assumptions.measure",
+}  # fmt: skip
 
 
 class Variable(NamedTuple):
