@@ -63,19 +63,15 @@ def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype) -> EigenPairs:
 
 
 def _dot(a, b):
-    """Inner products (m, n) of long rows (m, p) and (n, p).
+    """Inner products (m, n) of long rows (m, p) and (n, p), not as a matrix product.
 
-    Not a matrix product: on CPUs XLA sums some of those with a single row on a side one term after another, which in
-    float32 loses 1e-3 at p = 650,000.
+    On CPUs XLA sums some of those with a single row on a side term by term, which in float32 loses 1e-3 at p = 650,000.
     """
     return jnp.sum(a[:, None] * b[None], axis=-1)
 
 
 def _orthonormal(rows, images):
-    """Orthonormal basis of the span of ``rows`` (m, p), with the images transformed alike; lost directions become zero.
-
-    Returns the basis, its images and a mask of the directions kept.
-    """
+    """Orthonormal basis of the span of ``rows`` (m, p), its images, and a mask: lost directions become zero."""
     norms = jnp.sqrt(jnp.sum(rows * rows, axis=1))
     scale = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
     gram = _dot(rows, rows) * jnp.outer(scale, scale)  # (m, m)
@@ -175,3 +171,23 @@ def leading_eigenpairs(
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
     """Find one pair by :func:`leading_eigenpairs`: one product an iteration; arrays keep a leading axis of one."""
     return leading_eigenpairs(matvec, start[None], **options)
+
+
+def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Array, " p"], *, tolerance: float):
+    """Return EigenPairs of one pair, from a unit vector u whose image A u is at hand: a start for the next problem.
+
+    The vector is improved by a power step, free of cost, or refined where its residual, relative to the eigenvalue,
+    exceeds the tolerance; the image counts as one product.
+    """
+    value = jnp.sum(u * image)
+    residual = jnp.linalg.norm(image - value * u)
+
+    def refine():
+        pairs = leading_eigenpair(matvec, u, tolerance=tolerance / 2, max_products=100)
+        return pairs._replace(products=pairs.products + 1)
+
+    def keep():
+        power = image * (jnp.sign(value) / jnp.linalg.norm(image))
+        return _finish(value[None], power[None], residual[None], 1, converged=True)
+
+    return jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep)

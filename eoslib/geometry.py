@@ -112,17 +112,12 @@ def local_geometry_and_products(
 def local_geometry(
     objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], **options
 ) -> LocalGeometry:
-    """Return the local geometry at θ from a neighboring eigenvector.
+    """Return the local geometry at θ from ``start``, not zero, a neighboring point's eigenvector; u keeps its sign.
 
     One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that
-    residual is too large is the eigenvector refined and the expansion repeated.
-
-    Args:
-        objective: The loss.
-        theta: Point (p,).
-        start: Vector (p,), not zero: the eigenvector of a neighboring point; u keeps its sign.
-        **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
-            square over the relative eigengap); ``max_products``, limit of one refinement.
+    residual is too large is the eigenvector refined and the expansion repeated.  Options: ``tolerance``, the largest
+    residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its square over the relative eigengap);
+    ``max_products``, the limit of one refinement.
     """
     none = jnp.zeros((0, objective.size), objective.dtype)
     return local_geometry_and_products(objective, theta, start, none, **options)[0]

@@ -69,23 +69,14 @@ def find_instability(
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
     progress: bool = True,
 ) -> Approach:  # fmt: skip
-    """Descend, full batch, until the sharpness first reaches 2/η, located to one step.
+    """Descend, full batch, until S first reaches 2/η, located to one step; return the series so far whatever happens.
 
     The sharpness is measured at intervals of half the time that its rise would need to reach 2/η: seldom far from the
     edge, often near it.  A crossing inside an interval is found by bisection from the last position below.
 
-    Args:
-        objective: The loss.
-        theta: Start (p,).
-        rule: Update rule, or the step size η of gradient descent.
-        max_steps: Steps allowed.
-        max_interval: Longest interval between measurements.
-        tolerance: Residual of the eigenvector relative to S.
-        seed: Seed of the first eigen-solve.
-        progress: Whether to draw a progress bar (on standard error).
-
-    Returns:
-        Approach: position, the series so far and a worded status, whatever happened.
+    ``rule`` is an update rule, or the step size η of gradient descent; from ``theta`` (p,) at most ``max_steps`` are
+    taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
+    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.
 
     Raises:
         ValueError: if η is not positive and finite, ``max_steps`` < 1, or θ has the wrong shape or dtype.

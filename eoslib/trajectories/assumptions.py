@@ -32,17 +32,15 @@ class Following(NamedTuple):
 
 def start(u: Float[Array, " p"]) -> Following:
     """Return a cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
-    keys = jax.random.split(jax.random.key(1), PAIRS - 1)
-    noise = [jax.random.normal(key, u.shape, u.dtype) for key in keys]
+    noise = [jax.random.normal(key, u.shape, u.dtype) for key in jax.random.split(jax.random.key(1), PAIRS - 1)]
     return Following(jnp.stack([u, *noise]), u, jnp.zeros_like(u), u)
 
 
 def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: int, steps: int = POWER_STEPS):
-    """Lower bound of the operator norm of ∇^order L(θ), by power iteration w ← ∇^order L[w, …, w]; order 3 or 4.
+    """Bound the operator norm of ∇^order L(θ) from below, by power iteration w ← ∇^order L[w, …, w]; order 3 or 4.
 
-    A third of w is kept in each step: in a valley ½(k + y)x² the plain iteration jumps to and fro for ever.
-
-    Returns the bound (a loss/length^order) and the direction reached.
+    Returns the bound (a loss/length^order) and the direction reached.  A third of w is kept in each step: in a valley
+    ½(k + y)x² the plain iteration jumps to and fro for ever.
     """
 
     def iterate(carry, _):
@@ -77,29 +75,21 @@ def measure(
     length = jnp.linalg.norm(geometry.perpendicular)  # zero on a quadratic loss
     sharpening = jnp.where(length > 0, geometry.perpendicular / length, 0)
     rho3, third = tensor_norm(objective, theta, following.third + 0.1 * sharpening, 3)
-    cold = jnp.all(following.fourth == 0)
-    rho4, fourth = tensor_norm(objective, theta, jnp.where(cold, u + sharpening, following.fourth), 4)
-
-    def unit_across(w):
-        w = w - inner(u, w) * u
-        return w / jnp.linalg.norm(w)
-
-    across, downhill = unit_across(predicted.carried), unit_across(geometry.gradient)
+    fourth = jnp.where(jnp.all(following.fourth == 0), u + sharpening, following.fourth)
+    rho4, fourth = tensor_norm(objective, theta, fourth, 4)
+    across, downhill = (w - inner(u, w) * u for w in (predicted.carried, geometry.gradient))
+    across, downhill = across / jnp.linalg.norm(across), downhill / jnp.linalg.norm(downhill)
     along_v, along_gradient = objective.cubic(theta, across), objective.cubic(theta, downhill)
     delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
     offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
     v = predicted.carried + (predicted.x - inner(u, predicted.carried)) * u
     shifted = local_geometry(objective, theta + v.astype(theta.dtype), following.shifted, tolerance=1e-2)
     values = {
-        "eigenvalues": pairs.values,
-        "rho3": rho3,
-        "rho4": rho4,
+        "eigenvalues": pairs.values, "rho3": rho3, "rho4": rho4,
         "third_along_v": jnp.linalg.norm(along_v.third) / rho3,
         "third_along_gradient": jnp.linalg.norm(along_gradient.third) / rho3,
         "curvature_along_v": jnp.abs(inner(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
         "profile": jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets),
-        "profile_offset": offsets,
-        "exact_predicted_loss": shifted.loss,
-        "exact_predicted_sharpness": shifted.sharpness,
-    }
+        "profile_offset": offsets, "exact_predicted_loss": shifted.loss, "exact_predicted_sharpness": shifted.sharpness,
+    }  # fmt: skip
     return Following(pairs.vectors, third, fourth, shifted.eigenvector), values

@@ -16,8 +16,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from eoslib.eigen import leading_eigenpair
-from eoslib.objective import Objective, inner
+from eoslib.eigen import improved_eigenpair
+from eoslib.objective import Objective
 from eoslib.rules import GradientDescent
 
 
@@ -39,10 +39,8 @@ class DescentRecord(NamedTuple):
     products: Int[Array, ""]
 
 
-def look(
-    objective: Objective, state: DescentState, *, tolerance: float = 1e-2
-) -> tuple[DescentRecord, Float[Array, " p"]]:
-    """Measure loss, gradient and sharpness at θ; return the record and the eigenvector, improved for a later start.
+def look(objective: Objective, state: DescentState, *, tolerance: float = 1e-2) -> tuple[DescentRecord, Array]:
+    """Measure loss, gradient and sharpness at θ; return the record and the eigenvector (p,), improved for later.
 
     Loss, gradient and one Hessian-vector product come from one pass.  Gradient descent alternates between the two walls
     of the valley, so the eigenvector starts from that of two steps ago; it is refined only where its residual, relative
@@ -50,26 +48,8 @@ def look(
     """
     u = (state.older / jnp.linalg.norm(state.older)).astype(objective.dtype)
     loss, gradient, hvp = objective.gradient_and_hvp(state.theta, u)
-    value, residual, newest, products = improved(objective, state.theta, u, hvp, tolerance)
-    return DescentRecord(loss, gradient, value, residual, products), newest
-
-
-def improved(objective: Objective, theta, u: Float[Array, " p"], hvp: Float[Array, " p"], tolerance: float):
-    """Return S, its residual, the eigenvector and the products spent, given a start u (p,) and ∇²L(θ) u.
-
-    The eigenvector is improved by a power step, free of cost, or refined where its residual exceeds the tolerance.
-    """
-    value = inner(u, hvp)
-    residual = jnp.linalg.norm(hvp - value * u)
-
-    def refine(_):
-        pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=100)
-        return pairs.values[0], pairs.residuals[0], pairs.vectors[0], pairs.products + 1
-
-    def keep(_):
-        return value, residual, hvp * (jnp.sign(value) / jnp.linalg.norm(hvp)), jnp.ones((), jnp.int32)
-
-    return jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep, None)
+    pairs = improved_eigenpair(lambda v: objective.hvp(state.theta, v), u, hvp, tolerance=tolerance)
+    return DescentRecord(loss, gradient, pairs.values[0], pairs.residuals[0], pairs.products), pairs.vectors[0]
 
 
 def gradient_descent_step(
@@ -129,13 +109,9 @@ def follow(
 ) -> Training:  # fmt: skip
     """Train as :func:`descend`, the sharpness measured before every step: two gradients per step, more where u turns.
 
-    Args:
-        objective: The loss.
-        theta: Start (p,).
-        eigenvector: Start (p,) for the leading eigenvector; None measures no sharpness.
-        rates: Learning rate η_t of each step (T,), or multiples of 1/S(θ_t).
-        every: Steps between the positions kept, a divisor of T; by default only the start is kept.
-        relative: Whether ``rates`` are multiples of 1/S(θ_t): at 1 or less the step is as short as the flow asks for.
+    ``theta`` and ``eigenvector`` (p,) are starts; None for the latter measures no sharpness.  ``rates`` (T,) holds the
+    learning rate η_t of each step or, if ``relative``, multiples of 1/S(θ_t): at 1 or less the step is as short as the
+    flow asks for.  The positions before steps 0, ``every``, … are kept, a divisor of T; by default only the start is.
 
     Raises:
         ValueError: as :func:`descend`, or if ``relative`` lacks an eigenvector.

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from eoslib.eigen import improved_eigenpair
 from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
-from eoslib.trajectories.descent import improved
 
 
 class FlowState(NamedTuple):
@@ -37,7 +37,7 @@ def flow_start(objective: Objective, theta, eigenvector) -> FlowState:
     return FlowState(theta, loss, gradient, eigenvector, jnp.zeros((), theta.dtype))
 
 
-def _chebyshev_step(force, theta, f0, h, stages):
+def _chebyshev_step(objective: Objective, theta, f0, h, stages):
     """One step of the second-order Runge–Kutta–Chebyshev method: stable for h·ρ up to 0.65·stages² (a traced number).
 
     Source: Sommeijer, Shampine and Verwer, 1998.
@@ -65,7 +65,8 @@ def _chebyshev_step(force, theta, f0, h, stages):
         b = dd / (d * d)
         mu, nu, mu_tilde = 2 * b * w0 / b_last, -b / b_before, 2 * b * w1 / b_last
         gamma_tilde = -(1 - b_last * t_last[0]) * mu_tilde
-        new = (1 - mu - nu) * theta + mu * last + nu * before + h * (mu_tilde * force(last) + gamma_tilde * f0)
+        force = -objective.gradient(last).astype(theta.dtype)
+        new = (1 - mu - nu) * theta + mu * last + nu * before + h * (mu_tilde * force + gamma_tilde * f0)
         return j + 1, last, new, t_last, (t, d, dd), b_last, b
 
     carry = jnp.full((), 2, jnp.int32), theta, theta + (b2 * w1 * h) * f0, t0, t1, b2, b2
@@ -78,34 +79,26 @@ def flow_step(
     """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilized explicit method.
 
     The number of stages grows like the square root of duration × sharpness, where Euler sub-steps grow linearly.
-
-    Args:
-        objective: The loss.
-        rule: Update rule, whose η is the unit of time.
-        state: Where the flow stands.
-        steps: Steps to advance (a number, not necessarily whole).
-        tolerance: Local error accepted in a step, relative to the distance that the step travels.
+    ``steps`` need not be whole; ``tolerance`` is the local error accepted, relative to the distance a step travels.
     """
     theta = state.theta
     u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
-    value, _, u, _ = improved(objective, theta, u, objective.hvp(theta, u), 2e-2)
-    radius = 1.1 * jnp.maximum(value, 0).astype(theta.dtype)  # bound of the spectrum, with room for the rise of S
+    pairs = improved_eigenpair(lambda v: objective.hvp(theta, v), u, objective.hvp(theta, u), tolerance=2e-2)
+    radius = 1.1 * jnp.maximum(pairs.values[0], 0).astype(theta.dtype)  # bounds the spectrum, with room for its rise
     duration = jnp.asarray(steps * rule.learning_rate, theta.dtype)
 
-    def force(t):
-        return -objective.gradient(t).astype(theta.dtype)
-
     def unfinished(carry):
-        end, _, left, _, rejected = carry
+        end, _, _, left, _, rejected = carry
         return (left > 1e-9 * duration) & (rejected < 30) & jnp.isfinite(end.loss)
 
     def advance(carry):
-        start, trial, left, count, rejected = carry
-        h, f0 = jnp.minimum(trial, left), -start.gradient.astype(theta.dtype)
+        start, f0, trial, left, count, rejected = carry
+        h = jnp.minimum(trial, left)
         stages = jnp.maximum(2, 1 + jnp.floor(jnp.sqrt(1.54 * h * radius + 1))).astype(jnp.int32)
-        new = _chebyshev_step(force, start.theta, f0, h, stages)
+        new = _chebyshev_step(objective, start.theta, f0, h, stages)
         loss, gradient = objective.value_and_grad(new)
-        error = jnp.linalg.norm(0.8 * (start.theta - new) + 0.4 * h * (f0 - gradient.astype(theta.dtype)))
+        f1 = -gradient.astype(theta.dtype)
+        error = jnp.linalg.norm(0.8 * (start.theta - new) + 0.4 * h * (f0 + f1))
         floor = float(jnp.finfo(objective.dtype).eps) * jnp.linalg.norm(start.theta)  # rounding of the derivatives
         ratio = error / (tolerance * jnp.linalg.norm(new - start.theta) + floor)
         ratio = jnp.where(jnp.isfinite(ratio), ratio, 100.0)
@@ -115,15 +108,15 @@ def flow_step(
         end = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), reached, start)
         # An interval's last step is short for no reason of accuracy: do not let it shrink the next trial.
         trial = jnp.where(accepted, jnp.maximum(trial, h * factor), h * factor)
-        left = jnp.where(accepted, left - h, left)
-        return end, trial, left, count + stages, rejected + (~accepted).astype(jnp.int32)
+        left, rejected = jnp.where(accepted, left - h, left), rejected + (~accepted).astype(jnp.int32)
+        return end, jnp.where(accepted, f1, f0), trial, left, count + stages, rejected
 
     trial, zero = jnp.where(state.time_step > 0, state.time_step, duration), jnp.zeros((), jnp.int32)
-    carry = state, trial.astype(theta.dtype), duration, zero, zero
-    end, trial, left, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
+    carry = state, -state.gradient.astype(theta.dtype), trial.astype(theta.dtype), duration, zero, zero
+    end, _, trial, left, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
     done = left <= 1e-9 * duration  # otherwise the error control gave up, and the curve ends here
     end = end._replace(theta=jnp.where(done, end.theta, jnp.nan), loss=jnp.where(done, end.loss, jnp.nan))
-    return end._replace(eigenvector=u, time_step=trial), FlowRecord(value, count, rejected)
+    return end._replace(eigenvector=pairs.vectors[0], time_step=trial), FlowRecord(pairs.values[0], count, rejected)
 
 
 class FlowMoment(NamedTuple):

@@ -48,12 +48,8 @@ def predicted_step(
 
     v*_{t+1} = P⊥_{t+1} (I − η∇²L_t) P⊥_t v*_t + η P⊥_{t+1} ∇S_t⊥ (δ_t² − x*_t²)/2 − (1 + η y*_t) x*_t u_{t+1}
 
-    Args:
-        objective: The loss.
-        rule: Update rule.
-        state: Carried displacement; its component along u_t is replaced by x*.
-        record: The constrained step at time t.
-        product: ∇²L(θ†_t) applied to ``state.carried`` (p,); computed where it is not given.
+    The displacement's component along u_t is replaced by x*; ``record`` is the constrained step at time t, and
+    ``product`` is ∇²L(θ†_t) applied to ``state.carried`` (p,), computed where it is not given.
     """
     geometry, learning_rate = record.geometry, jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(record.theta, state.carried) if product is None else product
@@ -80,7 +76,7 @@ def generalized_predicted_step(
 
     v_{t+1} = v_t − η [½(x² − δ²)∇S⊥ + ∇²L v⊥ + u (u·∇L(θ† + x u)) + x y u]
 
-    Arguments as :func:`predicted_step`'s, but for the displacement v at time t; ``product`` is ∇²L(θ†_t) v.
+    Arguments as :func:`predicted_step`'s, but for v (p,), the displacement at time t; ``product`` is ∇²L(θ†_t) v.
     """
     geometry, theta = record.geometry, record.theta
     learning_rate = jnp.asarray(rule.learning_rate, objective.dtype)

@@ -1,7 +1,5 @@
 """Compiled programs that share memory with their compiler: compile first, give its heap back, then allocate."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools
@@ -10,10 +8,7 @@ import jax
 
 
 def run(function, *arguments, **static):
-    """Compile a jitted function ahead of time, return the compiler's heap to the system, then call the program.
-
-    Compiling leaves a heap behind that is larger than what the program itself needs.
-    """
+    """Compile a jitted function ahead of time, give back the compiler's heap (larger than the program's need), call."""
 
     def abstract(leaf):
         kind, where = jax.typeof(leaf), getattr(leaf, "sharding", None)

@@ -80,6 +80,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     geometry = record.geometry
     v = (state.descent.theta - record.theta).astype(objective.dtype)
     x, y = inner(geometry.eigenvector, v), inner(geometry.perpendicular, v)
+    linear = geometry.sharpness + inner(geometry.sharpness_gradient, v)
     predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
     predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
     general = ratio = flow = None
@@ -98,8 +99,8 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         flow = flow_at(state.step)
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
-        state.descent.theta, measured, record, violation(geometry, rule), v, x, y, prediction, state.started, general,
-        flow, ratio,
+        state.descent.theta, measured, record, geometry, violation(geometry, rule), v, x, y, linear,
+        geometry.sharpness + y, prediction, state.started, general, flow, ratio,
     )  # fmt: skip
     started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
     if options.restart:
@@ -110,11 +111,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     return following, variables.values(moment)
 
 
-@jax.jit
-def _flow(objective: Objective, rule: GradientDescent, state: FlowState, steps):
-    """The flow over an interval; its records in the positions' precision."""
-    following, record = flow_step(objective, rule, state, steps)
-    return following, {f"flow_{name}": value.astype(state.theta.dtype) for name, value in record._asdict().items()}
+_flow = jax.jit(flow_step)
 
 
 @jax.jit(static_argnames=("steps", "options"))
@@ -125,13 +122,13 @@ def _steps(objective: Objective, rule: GradientDescent, state: TrackState, befor
 
 
 def advance(objective: Objective, rule: GradientDescent, state: TrackState, steps: int, options: Options = DEFAULT):
-    """Advance everything by so many steps: the flow over the whole interval, then all others step by step.
+    """Advance the flow over so many steps at once, then all others step by step.
 
     Returns the state, the variables of every step (each of shape (steps,)), and those of the interval.
     """
     before, interval = state.flow, {}
     if options.flow:
-        flow, interval = programs.run(_flow, objective, rule, before, steps)
-        state = state._replace(flow=flow)
+        flow, record = programs.run(_flow, objective, rule, before, steps)
+        state, interval = state._replace(flow=flow), {f"flow_{name}": value for name, value in record._asdict().items()}
     state, series = programs.run(_steps, objective, rule, state, before, steps=steps, options=options)
     return state, series, interval

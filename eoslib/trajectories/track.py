@@ -8,7 +8,6 @@ the objective says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,8 @@ from eoslib.trajectories.state import DEFAULT, Options, advance, start
 
 def track_from(
     objective: Objective, theta: Float[Array, " p"], eigenvector: Float[Array, " p"], rule: GradientDescent | float,
-    *, steps: int, options: Options = DEFAULT, progress: bool = True,
-    restore: Callable[[Any], tuple[Any, dict] | None] | None = None, save: Callable[[Any, dict], None] | None = None,
+    *, steps: int, options: Options = DEFAULT, progress: bool = True, restore: Callable | None = None,
+    save: Callable | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Advance all trajectories together from a point at the edge.
 
@@ -99,12 +98,11 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
         if f"{curve}_loss" in data:
             bad = ~np.isfinite(data[f"{curve}_loss"].values)
             data.attrs[f"ended_{curve}"] = int(bad.argmax()) if bad.any() else -1
-    data.attrs["single_direction_until"] = -1
-    if "eigenvalues" in data:
-        late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge
-        data.attrs["single_direction_until"] = int(data["stride"].values[late.argmax()]) if late.any() else -1
-    data.attrs |= {"learning_rate": rule.learning_rate, "edge": rule.edge}
-    return variables.describe(data)
+    second = data["eigenvalues"].values[:, 1] if "eigenvalues" in data else np.zeros(1)
+    late = second >= EDGE_FRACTION * rule.edge
+    until = int(late.argmax()) * options.strided if late.any() else -1
+    attributes = {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
+    return variables.describe(data.assign_attrs(attributes))
 
 
 def track(
@@ -144,23 +142,21 @@ def track(
 
 def run(
     objective: Objective, theta, rule: GradientDescent | float,
-    *, steps: int, edge_steps: int, seed: int = 0, progress: bool = True, approach=None, **options,
+    *, steps: int, edge_steps: int, seed: int = 0, progress: bool = True, approach=None, **tracking,
 ) -> xr.Dataset:  # fmt: skip
-    """Approach the edge, then :func:`track_from` there if it was reached; see :func:`track` for the result.
+    """Approach the edge, unless given the ``approach``, then :func:`track_from` there if it was reached.
 
-    ``options`` are further arguments of :func:`track_from`; an ``approach`` that is given is not computed.
+    ``tracking`` holds further arguments of the latter; see :func:`track` for the result.
     """
     rule = resolve(rule)
     if approach is None:
         approach = find_instability(objective, theta, rule, max_steps=edge_steps, seed=seed, progress=progress)
-    data = xr.Dataset(
-        {"approach_loss": ("approach_step", approach.loss.astype(np.float64))}
-        | {f"check_{name}": ("check", values) for name, values in approach.checks.items()},
-        coords={"approach_step": np.arange(approach.loss.size)},
-    )
+    checks = {f"check_{name}": ("check", values) for name, values in approach.checks.items()}
+    losses = {"approach_loss": ("approach_step", approach.loss.astype(np.float64))}
+    data = xr.Dataset(losses | checks, coords={"approach_step": np.arange(approach.loss.size)})
     if approach.status in (EdgeStatus.REACHED, EdgeStatus.AT_START) and steps:
         where = approach.theta, approach.eigenvector
-        tracked = track_from(objective, *where, rule, steps=steps, progress=progress, **options)
+        tracked = track_from(objective, *where, rule, steps=steps, progress=progress, **tracking)
         data = data.merge(tracked, combine_attrs="override").assign_attrs(tracked.attrs)
     attributes = {"status": approach.status.message, "instability_step": approach.step}
     return variables.describe(data).assign_attrs(**attributes, learning_rate=rule.learning_rate, edge=rule.edge)

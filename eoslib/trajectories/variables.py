@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
 from eoslib.geometry import LocalGeometry
-from eoslib.objective import inner
 from eoslib.stable_set import Violation
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.flow import FlowMoment
@@ -31,46 +30,29 @@ class Moment(NamedTuple):
     theta: Float[Array, " p"]  # θ_t of gradient descent
     descent: DescentRecord
     constrained: ConstrainedRecord
+    geometry: LocalGeometry  # at θ†
     violation: Violation  # of the stable set, by θ†
     v: Float[Array, " p"]  # θ − θ†
     x: Float[Array, ""]  # u·v
     y: Float[Array, ""]  # ∇S⊥·v
+    sharpness_linear: Float[Array, ""]  # S† + ∇S·v
+    sharpness_across: Float[Array, ""]  # S† + y
     predicted: PredictedRecord
     predicting: Array  # whether the prediction runs on its own
     generalized: PredictedRecord | None
     flow: FlowMoment | None
     transport: Float[Array, ""] | None
 
-    @property
-    def geometry(self) -> LocalGeometry:
-        """The local geometry at θ†."""
-        return self.constrained.geometry
-
-    @property
-    def sharpness_linear(self) -> Float[Array, ""]:
-        """Return S† + ∇S·v."""
-        return self.geometry.sharpness + inner(self.geometry.sharpness_gradient, self.v)
-
-    @property
-    def sharpness_across(self) -> Float[Array, ""]:
-        """Return S† + y."""
-        return self.geometry.sharpness + self.y
-
 
 #: What computes the parts of a :class:`Moment`, and what is recorded beside the steps.
 _SOURCES = {
-    "descent": "trajectories.descent.gradient_descent_step",
-    "constrained": "constrained.constrained_step",
-    "violation": "stable_set.violation",
-    "geometry": "geometry.LocalGeometry",
-    "predicted": "trajectories.prediction.predicted_step",
+    "descent": "trajectories.descent.gradient_descent_step", "constrained": "constrained.constrained_step",
+    "violation": "stable_set.violation", "geometry": "geometry.LocalGeometry", "eigen": "eigen.leading_eigenpairs",
+    "predicted": "trajectories.prediction.predicted_step", "flow": "trajectories.flow.flow_step",
     "generalized": "trajectories.prediction.generalized_predicted_step",
-    "flow": "trajectories.flow.flow_step",
     "approach": "trajectories.approach.find_instability",
-    "eigen": "eigen.leading_eigenpairs",
-    "tensor": "trajectories.assumptions.tensor_norm",
-    "measure": "trajectories.assumptions.measure",
-}
+    "tensor": "trajectories.assumptions.tensor_norm", "measure": "trajectories.assumptions.measure",
+}  # fmt: skip
 
 
 class Variable(NamedTuple):
@@ -198,8 +180,7 @@ def values(moment: Moment) -> dict[str, Array]:
 
 def describe(data):
     """Return an xarray data set whose known variables carry ``long_name``, ``units``, ``symbol`` and ``source``."""
-    for name in data.variables:
-        if variable := _BY_NAME.get(str(name)):
-            fields = ("long_name", "units", "symbol", "source")
-            data[name].attrs |= {field: getattr(variable, field) for field in fields if getattr(variable, field)}
+    for name in data.variables.keys() & _BY_NAME.keys():
+        described = {field: getattr(_BY_NAME[name], field) for field in ("long_name", "units", "symbol", "source")}
+        data[name].attrs |= {field: words for field, words in described.items() if words}
     return data
