@@ -11,12 +11,12 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """Base of all statuses: a member is declared by its sentence and numbered from 0 in order."""
+    """Base of all statuses: a member is declared by its sentence, its ``message``, and numbered from 0 in order."""
 
     message: str
 
     def __new__(cls, message: str):
-        """Number the member and keep its sentence, the status in words."""
+        """Number the member and keep its sentence."""
         member = int.__new__(cls, len(cls.__members__))
         member._value_, member.message = len(cls.__members__), message
         return member

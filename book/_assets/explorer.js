@@ -5,7 +5,7 @@
 (function () {
   "use strict";
 
-  const { clamp, show, element, button, group, press, slider, choice, table, announcer, palette, restyled, oncePerFrame, axes, plot,
+  const { clamp, show, element, button, group, press, slider, choice, table, quantities, announcer, palette, restyled, oncePerFrame, axes, plot,
     follow } = window.EosWidgets;
   const here = document.currentScript ? document.currentScript.src.replace(/explorer\.js.*$/, "") : "_static/";
   const ORDER = ["flow", "gd", "constrained", "generalized", "predicted"]; // the last is drawn on top
@@ -203,14 +203,14 @@
       const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
       const delta = cut(this.data.delta);
       const ratio = (name) => series(name).map((v, i) => Math.abs(v) / delta[i]);
-      this.summary.replaceChildren(table("In the window", [], [
+      this.summary.replaceChildren(quantities("In the window", "exp-sum", 4, [
         ["steps", "steps in the window", this.end - this.begin + 1],
         ["square", "mean of (x/δ)²", mean(ratio("x").map((v) => v * v))],
         ["excess", "mean sharpness − 2/η", mean(series("gd_sharpness")) - this.data.edge],
         ["peak", "largest |x|/δ", Math.max(...ratio("x"))],
         ["far", "largest distance/δ", Math.max(...ratio("distance"))],
         ["miss", "largest error of the prediction/δ", Math.max(...ratio("predicted_error"))],
-      ].map(([id, name, v]) => [name, element("td", { id: `exp-sum-${id}`, "data-value": Number.isFinite(v) ? v : "" }, show(v, 4))])));
+      ]));
     }
 
     /** Make the plots anew: after another run, choice of curves, width or theme. */

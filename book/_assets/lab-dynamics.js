@@ -67,9 +67,8 @@ const EosDynamics = (function () {
     let big = Math.sqrt(2 * h) + 1;
     for (let i = 0; i < 60; i += 1) {
       const change = ((big * big) / 2 - Math.log(big) - h) / (big - 1 / big);
-      if (!Number.isFinite(change)) break;
+      if (!(Math.abs(change) > 1e-15 * big)) break; // or 0/0, at the rest point itself
       big -= change;
-      if (Math.abs(change) < 1e-15 * big) break;
     }
     return delta * Math.max(big, 1);
   }

@@ -7,7 +7,7 @@
   "use strict";
 
   const dynamics = EosDynamics;
-  const { clamp, show, element, button, group, press, slider, choice, table, announcer, palette, restyled,
+  const { clamp, show, element, button, group, press, slider, choice, quantities, announcer, palette, restyled,
     oncePerFrame } = window.EosWidgets;
 
   // ------------------------------------------------------------------------------------------------ what can be set
@@ -20,8 +20,8 @@
     { key: "damping", symbol: "d", name: "damping of y a step", low: 0, high: 0.05, step: 0.0005 },
     { key: "quartic", symbol: "q", name: "quartic term of the valley", low: -0.2, high: 0.2, step: 0.005 },
   ];
-  const HORIZONS = [200, 400, 800, 1600];
-  const SPEEDS = [10, 30, 60, 120];
+  const HORIZONS = [200, 400, 800, 1600]; // steps computed
+  const SPEEDS = [10, 30, 60, 120]; // steps a second
   const BASE = { eta: 0.05, alpha: 1, beta: 1, x0: 0.01, y0: -1.5, damping: 0.005, quartic: 0, n: 400 };
   const STAGES = ["", "progressive sharpening", "blow-up", "self-stabilization", "return to stability"];
 
@@ -51,13 +51,6 @@
     reset: "M3 3v10M13.5 3v10L5.5 8z", back: "M11.5 3v10L4.5 8z", play: "M4 2v12l10-6z", step: "M4.5 3v10l7-5z",
     pause: "M3.5 2.5h3.4v11H3.5zM9.1 2.5h3.4v11H9.1z", next: "M2.5 3v10l6-5zM8.5 3v10l6-5z",
   };
-  const VALUES = {
-    "At this step": { t: "step t", x: "x_t", r: "|x_t| / δ", y: "y_t", s: "sharpness 2/η + y_t", l: "loss L_t", e: "excess x_t²/η",
-      h: "H − H₀" },
-    "Of this run": { delta: "δ = √(2α/β)", eps: "ε = η√α", crit: "damping threshold 2ε²", period: "period near (δ, 0), √2π/ε",
-      peak: "first peak by H₀, in δ", seen: "largest |x| so far, in δ" },
-  };
-
   // How the pictures draw the step itself, what is still to come, and levels across.
   const NOW = { fill: "gd", stroke: "plot-card", width: 2 };
   const FUTURE = { stroke: "gd", alpha: 0.35 };
@@ -65,7 +58,6 @@
   const RADIUS = { stroke: "ink-soft", width: 0.8, dash: [2, 3] };
 
   const largest = (values) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-  const logarithmic = ({ log }) => (log ? { to: Math.log10, from: (v) => 10 ** v } : { to: (v) => v, from: (v) => v });
 
   /** Name and picture of a button of the transport. */
   function dress(node, icon, label) {
@@ -76,17 +68,17 @@
   }
 
   // --------------------------------------------------------------------------------------------- state and its address
-  /** Settings and step that the address gives, or null where it gives none. */
+  /** What the address gives, like a preset: settings `set` and step `t`; null where it gives no setting. */
   function readHash() {
     const fields = new URLSearchParams(window.location.hash.slice(1));
-    const settings = {};
+    const set = {};
     for (const { key, low, high } of PARAMETERS) {
       const value = fields.has(key) ? Number(fields.get(key)) : NaN;
-      if (Number.isFinite(value)) settings[key] = clamp(value, low, high);
+      if (Number.isFinite(value)) set[key] = clamp(value, low, high);
     }
-    if (HORIZONS.includes(Number(fields.get("n")))) settings.n = Number(fields.get("n"));
-    const t = Number(fields.get("t"));
-    return Object.keys(settings).length ? { settings, t: Number.isInteger(t) && t > 0 ? t : 0 } : null;
+    const [n, t] = [Number(fields.get("n")), Number(fields.get("t"))];
+    if (HORIZONS.includes(n)) set.n = n;
+    return Object.keys(set).length ? { set, t: Number.isInteger(t) && t > 0 ? t : 0 } : null;
   }
 
   class Lab {
@@ -95,27 +87,24 @@
       this.quiet = window.matchMedia("(prefers-reduced-motion: reduce)");
       this.colour = palette(root);
       this.refresh = oncePerFrame(() => this.showNow());
-      this.build();
-      const linked = readHash();
-      if (linked) this.begin(linked.settings, linked.t);
-      else this.usePreset(PRESETS.find(({ id }) => id === "cycles"));
+      this.live = announcer("lab");
+      this.say = this.live.say;
+      root.replaceChildren(this.buildPresets(), this.buildTransport(), this.buildPictures(), this.buildValues(), this.live.node);
+      this.begin(readHash() ?? PRESETS.find(({ id }) => id === "cycles"));
       this.observe();
       root.setAttribute("data-ready", "true");
     }
 
     // -------------------------------------------------------------------------------------------------- the page parts
-    build() {
-      this.live = announcer("lab");
-      this.say = this.live.say;
-      this.root.replaceChildren(this.buildPresets(), this.buildTransport(), this.buildPictures(), this.buildValues(), this.live.node);
-    }
-
     buildPresets() {
-      this.chips = new Map(PRESETS.map((preset) => [preset, button({ class: "lab-chip", "data-preset": preset.id, onclick: () => {
-        this.usePreset(preset);
+      const choose = (preset) => {
+        this.begin(preset);
         this.say(`${preset.label}. ${preset.note}`);
         this.play();
-      } }, ...(preset.until ? [element("span", { class: "lab-badge", "data-stage": preset.until }, preset.until)] : []), preset.label)]));
+      };
+      const badge = (until) => (until ? [element("span", { class: "lab-badge", "data-stage": until }, until)] : []);
+      this.chips = new Map(PRESETS.map((preset) => [preset, button(
+        { class: "lab-chip", "data-preset": preset.id, onclick: () => choose(preset) }, ...badge(preset.until), preset.label)]));
       const chips = (kind, title) => group(`lab-chips lab-chips-${kind}`, title,
         element("span", { class: "lab-chips-title", "aria-hidden": "true" }, title),
         ...PRESETS.filter((preset) => preset.group === kind).map((preset) => this.chips.get(preset)));
@@ -140,58 +129,59 @@
     }
 
     buildPictures() {
-      const figure = (id, title, hint, ...inside) => {
-        const box = element("div", { id: `lab-${id}`, class: "plots", role: "img" }, ...inside);
-        const caption = element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint));
-        return [element("figure", { class: `lab-figure lab-figure-${id}` }, caption, box), box];
+      [this.pictures, this.boxes] = [[], {}];
+      const picture = (box, look) => {
+        this.pictures.push(new window.EosPicture(box, this.colour, look));
+        return box;
       };
-      const row = (title, level, kind = "") => element("div", { class: "lab-row" },
-        element("p", {}, element("b", {}, title), element("span", { class: kind }, level)), element("div"));
-      const rows = [row("x", "±δ"), row("sharpness", "2/η"), row("loss", "x²/η", "lab-excess")];
-      const [phase, phaseBox] = figure("phase", "Phase plane", "size of the oscillation against excess sharpness");
-      const [valley, valleyBox] = figure("valley", "The valley from above", "contours of the loss; dark is high");
-      const [series, seriesBox] = figure("series", "In time", "drag to move in time", ...rows);
-      this.boxes = { phase: phaseBox, valley: valleyBox, series: seriesBox };
-      const looks = [this.phaseLook, this.valleyLook, ...rows.map((_, i) => () => this.seriesLook(this.rows()[i]))];
-      this.pictures = [phaseBox, valleyBox, ...rows.map((each) => each.lastChild)].map((box, i) =>
-        new window.EosPicture(box, this.colour, looks[i].bind(this)));
-      return element("div", { class: "lab-pictures" }, phase, valley, series, this.buildControls());
+      const figure = (id, title, hint, ...inside) => {
+        const box = this.boxes[id] = element("div", { id: `lab-${id}`, class: "plots", role: "img" }, ...inside);
+        const caption = element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint));
+        return element("figure", { class: `lab-figure lab-figure-${id}` }, caption, box);
+      };
+      const row = (name, level) => element("div", { class: "lab-row" }, element("p", {}, element("b", {}, name), element("span", {}, level)),
+        picture(element("div"), () => this.seriesLook(name)));
+      const figures = [
+        figure("phase", "Phase plane", "size of the oscillation against excess sharpness"),
+        figure("valley", "The valley from above", "contours of the loss; dark is high"),
+        figure("series", "In time", "drag to move in time", row("x", "±δ"), row("sharpness", "2/η"), row("loss", "x²/η")),
+      ];
+      picture(this.boxes.phase, () => this.phaseLook());
+      picture(this.boxes.valley, () => this.valleyLook());
+      return element("div", { class: "lab-pictures" }, ...figures, this.buildControls());
     }
 
     buildControls() {
-      this.sliders = PARAMETERS.map((parameter) => {
-        const { key, symbol, name, low, high, log, step } = parameter;
-        const { to, from } = logarithmic(parameter);
+      this.sliders = PARAMETERS.map(({ key, symbol, name, low, high, log, step }) => {
+        const [to, from] = log ? [Math.log10, (v) => 10 ** v] : [Number, Number];
         const limits = { class: "lab-range", min: to(low), max: to(high), step: log ? 0.005 : step };
         const { box, set } = slider(`lab-${key}`, "lab-control", [element("i", {}, symbol), ` ${name}`], limits, (raw) => {
+          Object.assign(this, { preset: null, until: 0 });
           // At the ends of a logarithmic slider the exact bound; in between four digits are what a link should carry.
           this.change({ [key]: clamp(Number(from(raw).toPrecision(4)), low, high) });
         });
         return { box, show: () => set(to(this.settings[key]), show(this.settings[key])) };
       });
-      const horizons = HORIZONS.map((n) => [n, n]);
-      this.horizon = choice("lab-n", "lab-control lab-choice", "steps computed", horizons, (n) => this.change({ n }, this.preset));
-      const speeds = SPEEDS.map((v) => [v, `${v} steps/s`]);
-      const speed = choice("lab-speed", "lab-control lab-choice", "speed of play", speeds, (v) => (this.speed = v));
+      const options = (id, label, values, unit, act) =>
+        choice(`lab-${id}`, "lab-control lab-choice", label, values.map((v) => [v, `${v}${unit}`]), act);
+      this.horizon = options("n", "steps computed", HORIZONS, "", (n) => this.change({ n }));
+      const speed = options("speed", "speed of play", SPEEDS, " steps/s", (v) => (this.speed = v));
       speed.select.value = this.speed;
       return element("div", { class: "lab-controls" }, ...this.sliders.map(({ box }) => box), this.horizon.box, speed.box);
     }
 
     buildValues() {
-      this.cells = {};
-      const values = Object.entries(VALUES).map(([caption, rows]) => table(caption, [], Object.entries(rows).map(([key, name]) =>
-        [name, this.cells[key] = element("td", { id: `lab-value-${key}` })])));
       this.address = element("input", { type: "text", readonly: true, id: "lab-address", "aria-label": "Link to this state",
         onfocus: () => this.address.select() });
       const link = element("div", { class: "lab-link" }, element("label", { for: "lab-address" }, "Link to this state"), this.address,
         button({ class: "lab-chip", id: "lab-copy", onclick: () => this.copyLink() }, "Copy link"));
-      return element("div", { class: "lab-bottom" }, link, element("div", { class: "lab-values" }, ...values));
+      this.values = element("div", { class: "lab-values" });
+      return element("div", { class: "lab-bottom" }, link, this.values);
     }
 
     observe() {
       restyled(this.root, () => this.repaint());
       const motion = () => {
-        this.root.toggleAttribute("data-quiet", this.quiet.matches);
         this.playButton.hidden = this.quiet.matches;
         if (this.quiet.matches) this.pause();
       };
@@ -199,7 +189,7 @@
       motion();
       window.addEventListener("hashchange", () => {
         const linked = readHash();
-        if (linked && window.location.hash !== this.written) this.begin(linked.settings, linked.t);
+        if (linked) this.begin(linked);
       });
       document.addEventListener("visibilitychange", () => document.hidden && this.pause());
       if (this.quiet.matches || window.location.hash) return;
@@ -216,22 +206,16 @@
     }
 
     // ------------------------------------------------------------------------------------------------------- computing
-    /** Begin at step t of the run with these settings, the others as they are at the base. */
-    begin(settings, t = 0, preset = null) {
+    /** Begin with a preset, or what a link gives; the settings that it does not name are those of the base. */
+    begin(preset) {
       this.pause();
-      this.t = t;
-      this.change({ ...BASE, ...settings }, preset);
-    }
-
-    usePreset(preset) {
-      this.begin(preset.set, 0, preset);
+      Object.assign(this, { preset, t: preset.t ?? 0, until: preset.until ?? 0 });
+      this.change({ ...BASE, ...preset.set });
     }
 
     /** Compute the run with some settings changed. */
-    change(settings, preset = null) {
-      Object.assign(this.settings, settings);
-      Object.assign(this, { preset, until: preset?.until ?? 0 });
-      const p = this.settings;
+    change(settings) {
+      const p = Object.assign(this.settings, settings);
       this.orbit = dynamics.iterate(p, p.n);
       const { x, y } = this.orbit;
       this.unit = dynamics.lengthUnit(p);
@@ -246,10 +230,10 @@
       this.scrub.input.max = this.last;
       for (const each of this.sliders) each.show();
       this.horizon.select.value = p.n;
-      press(this.chips, (each) => each === preset);
-      this.note.textContent = preset ? preset.note
-        : this.orbit.status === "diverged" ? `This orbit diverges at step ${this.last + 1}: the picture ends there.`
-          : "Your own setting. The faint curve is where the run is going to go.";
+      press(this.chips, (each) => each === this.preset);
+      const own = this.orbit.status === "diverged" ? `This orbit diverges at step ${this.last + 1}: the picture ends there.`
+        : "Your own setting. The faint curve is where the run is going to go.";
+      this.note.textContent = this.preset?.note ?? own;
       this.repaint();
       this.saveSoon();
     }
@@ -262,7 +246,9 @@
       let before = null;
       const frame = (now) => {
         if (!this.playing) return;
-        this.carry += (Math.min(now - (before ?? now), 100) * this.rate()) / 1000;
+        // Stage presets are short: they play slowly enough for single bounces to be seen.
+        const rate = this.until ? Math.min(this.speed, this.until >= 3 ? 12 : 30) : this.speed;
+        this.carry += (Math.min(now - (before ?? now), 100) * rate) / 1000;
         before = now;
         for (; this.carry >= 1 && this.playing; this.carry -= 1) this.advance();
         this.refresh();
@@ -272,23 +258,14 @@
       this.refresh();
     }
 
-    /** Stage presets are short: they play slowly enough for single bounces to be seen. */
-    rate() {
-      return this.until ? Math.min(this.speed, this.until >= 3 ? 12 : 30) : this.speed;
-    }
-
     advance() {
-      if (this.t >= this.last) {
-        this.pause(`End of the run at step ${this.t}. ${this.describe()}`);
-        return;
-      }
+      if (this.t >= this.last) return this.pause(`End of the run at step ${this.t}. ${this.describe()}`);
       this.t += 1;
       const [before, now] = [this.stage[this.t - 1], this.stage[this.t]];
-      if (now === before) return;
-      if (this.until && before === this.until) {
-        this.until = 0;
-        this.pause(`Stage ${before}, ${STAGES[before]}, ends at step ${this.t}. ${this.describe()}`);
-      } else this.say(`Step ${this.t}: ${now ? `stage ${now}, ${STAGES[now]}` : "off the edge"}.`);
+      if (now === before) return undefined;
+      if (before !== this.until) return this.say(`Step ${this.t}: ${now ? `stage ${now}, ${STAGES[now]}` : "off the edge"}.`);
+      this.until = 0;
+      return this.pause(`Stage ${before}, ${STAGES[before]}, ends at step ${this.t}. ${this.describe()}`);
     }
 
     pause(message = null) {
@@ -324,20 +301,16 @@
         `${show(2 / eta + this.orbit.y[this.t])} against 2/η ${show(2 / eta)}, loss ${show(this.loss[this.t])}.`;
     }
 
+    /** Put the state into the field of the link, and, when it rests, into the address. */
     saveSoon() {
       window.clearTimeout(this.saving);
-      const hash = `#${[...PARAMETERS.map(({ key }) => key), "n"].map((key) => `${key}=${this.settings[key]}`).join("&")}&t=${this.t}`;
+      const hash = `#${Object.entries(this.settings).map(([key, value]) => `${key}=${value}`).join("&")}&t=${this.t}`;
       this.address.value = window.location.href.replace(/#.*$/, "") + hash;
-      const untouched = !this.address.dataset.shown; // an untouched page keeps a clean address
-      this.address.dataset.shown = "true";
-      if (untouched) return;
+      if (!this.root.dataset.ready) return; // an untouched page keeps a clean address
       this.saving = window.setTimeout(() => {
-        if (this.playing) return;
         try {
-          window.history.replaceState(null, "", hash);
-          this.written = hash;
+          if (!this.playing) window.history.replaceState(null, "", hash);
         } catch (error) { // an address that the browser guards: the link field still carries the state
-          this.written = null;
         }
       }, 250);
     }
@@ -346,8 +319,9 @@
       this.saveSoon();
       this.address.focus();
       this.address.select();
-      const copied = await navigator.clipboard.writeText(this.address.value).then(() => true, () => document.execCommand("copy"));
-      this.say(copied ? "Link copied." : "The link is selected: copy it with the keyboard.");
+      const copied = await navigator.clipboard?.writeText(this.address.value).then(() => true, () => false);
+      const done = copied || document.execCommand("copy");
+      this.say(done ? "Link copied." : "The link is selected: copy it with the keyboard.");
     }
 
     // ---------------------------------------------------------------------------------------------------------- showing
@@ -362,15 +336,16 @@
       const { settings: p, t, orbit } = this;
       const [x, y] = [orbit.x[t], orbit.y[t]];
       const [delta, eps] = [dynamics.radius(p), dynamics.epsilon(p)];
-      const values = {
-        t, x, r: Math.abs(x) / delta, y, s: dynamics.sharpness(y, p), l: this.loss[t], e: (x * x) / p.eta,
-        h: dynamics.conserved(x, y, p) - dynamics.conserved(p.x0, p.y0, p), delta, eps, crit: 2 * eps * eps,
-        period: dynamics.smallPeriod(p), peak: dynamics.peak(p.x0, p.y0, p) / delta, seen: largest(orbit.x.slice(0, t + 1)) / delta,
-      };
-      for (const [key, value] of Object.entries(values)) {
-        this.cells[key].textContent = show(value, 7);
-        this.cells[key].dataset.value = value;
-      }
+      this.values.replaceChildren(quantities("At this step", "lab-value", 7, [
+        ["t", "step t", t], ["x", "x_t", x], ["r", "|x_t| / δ", Math.abs(x) / delta], ["y", "y_t", y],
+        ["s", "sharpness 2/η + y_t", dynamics.sharpness(y, p)], ["l", "loss L_t", this.loss[t]], ["e", "excess x_t²/η", (x * x) / p.eta],
+        ["h", "H − H₀", dynamics.conserved(x, y, p) - dynamics.conserved(p.x0, p.y0, p)],
+      ]), quantities("Of this run", "lab-value", 7, [
+        ["delta", "δ = √(2α/β)", delta], ["eps", "ε = η√α", eps], ["crit", "damping threshold 2ε²", 2 * eps * eps],
+        ["period", "period near (δ, 0), √2π/ε", dynamics.smallPeriod(p)],
+        ["peak", "first peak by H₀, in δ", dynamics.peak(p.x0, p.y0, p) / delta],
+        ["seen", "largest |x| so far, in δ", largest(orbit.x.slice(0, t + 1)) / delta],
+      ]));
       this.scrub.set(t, `t = ${t}`, `step ${t} of ${this.last}`);
       const k = this.stage[t];
       this.stageTag.dataset.stage = k;
@@ -469,47 +444,38 @@
     }
 
     /** One of the three in time: the stages' tints, levels across, the curve, faint where the run is going to go. */
-    seriesLook({ values, y, levels = [], width = 1.6, second = [], ...look }) {
-      const x = [0, this.settings.n];
-      const [curve, other] = [values, second].map((each) => each.map((v, t) => [t, v]));
-      const begins = this.stage.flatMap((k, t) => (k === this.stage[t - 1] ? [] : [t]));
-      const spans = begins.map((t, i) => [this.stage[t], t, begins[i + 1] ?? this.last]).filter(([k]) => k);
-      const behind = (pen) => {
-        for (const [k, begin, end] of spans) pen.part([begin, end], y, { fill: `lab-stage${k}` });
-        for (const [level, style] of levels) pen.path(x.map((t) => [t, level]), style);
-        pen.path(curve, FUTURE);
-      };
-      const before = (pen) => {
-        pen.path(curve.slice(0, this.t + 1), { stroke: "gd", width });
-        pen.path(other.slice(0, this.t + 1), { stroke: "good", width: 1.4, dash: [4, 3] });
-        pen.path(y.map((v) => [this.t, v]), { stroke: "ink" });
-        pen.disc([this.t, clamp(values[this.t], ...y)], 4, NOW);
-      };
-      const pointed = (name, t, event) => (event.buttons & 1) && this.goTo(Math.round(t));
-      const broad = spans.filter(([, begin, end]) => (end - begin) / x[1] > 0.03);
-      const top = { splits: () => broad.map(([, begin, end]) => (begin + end) / 2), values: () => broad.map(([k]) => String(k)) };
-      return { x, y, behind, before, pointed, ...look, top: look.top && top };
-    }
-
-    /** What each of the three shows; see `seriesLook`. */
-    rows() {
-      const { settings: p, orbit: { x, y }, loss, yTop } = this;
-      const edge = 2 / p.eta;
-      const limit = this.xTop * this.unit;
-      const sharpness = y.map((v) => dynamics.sharpness(v, p));
+    seriesLook(row) {
+      const { settings: p, orbit: { x, y }, loss, yTop, stage } = this;
+      const [edge, limit, ends] = [2 / p.eta, this.xTop * this.unit, [0, p.n]];
       const around = (values) => {
         const [low, high] = [Math.min(...values), Math.max(...values)];
         const pad = 0.08 * (high - low || 1);
         return [low - pad, high + pad];
       };
-      // What runs away sets no range.
-      const seen = loss.filter((_, t) => Math.abs(x[t]) <= limit && Math.abs(y[t]) <= yTop);
-      const radii = p.alpha > 0 ? [this.unit, -this.unit] : [];
-      return [
-        { values: x, y: [-limit, limit], width: 1, levels: radii.map((v) => [v, RADIUS]), top: true },
-        { values: sharpness, y: around([edge, ...y.map((v) => edge + clamp(v, -yTop, yTop))]), levels: [[edge, THRESHOLD]] },
-        { values: loss, y: around([0, 1e-3, ...seen]), second: x.map((v) => (v * v) / p.eta), xName: "step t" },
-      ];
+      const seen = loss.filter((_, t) => Math.abs(x[t]) <= limit && Math.abs(y[t]) <= yTop); // what runs away sets no range
+      const { values, range, levels = [], width = 1.6, second = [], xName } = {
+        x: { values: x, range: [-limit, limit], width: 1, levels: p.alpha > 0 ? [[this.unit, RADIUS], [-this.unit, RADIUS]] : [] },
+        sharpness: { values: y.map((v) => edge + v), range: around([0, ...y].map((v) => edge + clamp(v, -yTop, yTop))), levels: [[edge, THRESHOLD]] },
+        loss: { values: loss, range: around([0, 1e-3, ...seen]), second: x.map((v) => (v * v) / p.eta), xName: "step t" },
+      }[row];
+      const [curve, other] = [values, second].map((each) => each.map((v, t) => [t, v]));
+      const begins = stage.flatMap((k, t) => (k === stage[t - 1] ? [] : [t]));
+      const spans = begins.map((t, i) => [stage[t], t, begins[i + 1] ?? this.last]).filter(([k]) => k);
+      const broad = spans.filter(([, begin, end]) => end - begin > 0.03 * p.n); // enough for its number
+      const numbers = { splits: () => broad.map(([, begin, end]) => (begin + end) / 2), values: () => broad.map(([k]) => String(k)) };
+      const behind = (pen) => {
+        for (const [k, begin, end] of spans) pen.part([begin, end], range, { fill: `lab-stage${k}` });
+        for (const [level, style] of levels) pen.path(ends.map((t) => [t, level]), style);
+        pen.path(curve, FUTURE);
+      };
+      const before = (pen) => {
+        pen.path(curve.slice(0, this.t + 1), { stroke: "gd", width });
+        pen.path(other.slice(0, this.t + 1), { stroke: "good", width: 1.4, dash: [4, 3] });
+        pen.path(range.map((v) => [this.t, v]), { stroke: "ink" });
+        pen.disc([this.t, clamp(values[this.t], ...range)], 4, NOW);
+      };
+      const pointed = (name, t, event) => (event.buttons & 1) && this.goTo(Math.round(t));
+      return { x: ends, y: range, xName, top: row === "x" && numbers, behind, before, pointed };
     }
   }
 

@@ -88,14 +88,6 @@
       keyboard: { enabled: true, bindToWindow: false } },
   });
 
-  // A long name in two lines, broken at the space nearest to its middle.
-  const inLines = (name) => {
-    if (name.length <= 20) return [name];
-    const spaces = [...name.matchAll(/ /g)].map((found) => found.index);
-    const at = spaces.reduce((a, b) => (Math.abs(b - name.length / 2) < Math.abs(a - name.length / 2) ? b : a));
-    return [name.slice(0, at), name.slice(at + 1)];
-  };
-
   network.on("beforeDrawing", (context) => {
     const size = clamp(12.5 / network.getScale(), 14, 24); // the same size on the screen, within reason
     const discs = data.themes.map((disc) => ({ ...disc, ...place(disc) }));
@@ -107,10 +99,10 @@
     }
     Object.assign(context, { font: `600 ${size}px ${face}`, textAlign: "center", lineJoin: "round", lineWidth: size / 3,
       strokeStyle: colour("paper"), fillStyle: colour("ink-soft") });
-    for (const { x, y, radius, name } of discs) {
+    for (const { x, y, radius, lines } of discs) {
       const below = y > radius; // on the outer side, where no other disc is
       context.textBaseline = below ? "top" : "bottom";
-      inLines(name).forEach((line, i, lines) => {
+      lines.forEach((line, i) => {
         const row = below ? i : i - lines.length + 1;
         const at = y + (below ? 1 : -1) * (radius + 14) + 1.15 * size * row;
         context.strokeText(line, x, at);

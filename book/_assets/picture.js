@@ -10,17 +10,6 @@
       Object.assign(this, { plot, colour, context: plot.ctx, ratio: window.uPlot.pxRatio });
     }
 
-    /** Call `draw` with a pen that draws inside the plot only. */
-    static within(plot, colour, draw) {
-      const { ctx, bbox } = plot;
-      ctx.save();
-      ctx.beginPath();
-      ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
-      ctx.clip();
-      draw(new Pen(plot, colour));
-      ctx.restore();
-    }
-
     /** A place in pixels of the canvas. */
     at([x, y]) {
       return [this.plot.valToPos(x, "x", true), this.plot.valToPos(y, "y", true)];
@@ -85,9 +74,17 @@
       const style = axes(box, colour, xName);
       const below = { ...style.x, space: 60, incrs: null, show: Boolean(xName) };
       const left = { ...style.y, grid: { show: false }, size: 38, label: yName, labelSize: yName ? 16 : 0, labelFont: style.x.labelFont };
+      const inside = (u, draw) => {
+        u.ctx.save();
+        u.ctx.beginPath();
+        u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
+        u.ctx.clip();
+        draw(new Pen(u, colour));
+        u.ctx.restore();
+      };
       const background = (u) => {
         if (this.stale) {
-          Pen.within(u, colour, behind);
+          inside(u, behind);
           Object.assign(kept, { width: u.ctx.canvas.width, height: u.ctx.canvas.height }).getContext("2d").drawImage(u.ctx.canvas, 0, 0);
         } else u.ctx.drawImage(kept, 0, 0);
         this.stale = false;
@@ -97,7 +94,7 @@
         width: box.clientWidth, height: box.clientHeight, padding: [top ? 0 : 8, 12, xName ? 0 : 4, 0],
         axes: [below, left, ...(top ? [{ ...style.x, ...top, scale: "x", side: 0, label: null, labelSize: 0, size: 16 }] : [])],
         scales: { x: { min, max }, y: { range: () => y } }, cursor: { show: false },
-        hooks: { drawClear: [background], draw: [(u) => Pen.within(u, colour, before)] },
+        hooks: { drawClear: [background], draw: [(u) => inside(u, before)] },
       });
       if (pointed) follow(this.made, pointed);
     }

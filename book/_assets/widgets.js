@@ -62,6 +62,12 @@
     return element("table", {}, element("caption", {}, caption), ...top, element("tbody", {}, ...lines));
   }
 
+  /** A table of numbers [[id, name, value], …], each with the exact value as an attribute. */
+  function quantities(caption, prefix, digits, rows) {
+    const cell = (id, value) => element("td", { id: `${prefix}-${id}`, "data-value": value }, show(value, digits));
+    return table(caption, [], rows.map(([id, name, value]) => [name, cell(id, value)]));
+  }
+
   /** A live region for screen readers, `node`; `say` announces politely, the latest message only, one every 1.2 seconds. */
   function announcer(prefix) {
     const node = element("p", { class: `${prefix}-sr`, role: "status", "aria-live": "polite", id: `${prefix}-live` });
@@ -138,6 +144,6 @@
     }
   }
 
-  window.EosWidgets = { clamp, show, element, button, group, press, slider, choice, table, announcer, palette, restyled,
+  window.EosWidgets = { clamp, show, element, button, group, press, slider, choice, table, quantities, announcer, palette, restyled,
     oncePerFrame, axes, plot, follow };
 })();

@@ -10,6 +10,7 @@ from __future__ import annotations
 import cmath
 import json
 import math
+import textwrap
 from pathlib import Path
 
 import pybtex.database
@@ -82,6 +83,11 @@ def load(path: Path) -> tuple[dict, list[dict]]:
     return shown(entries[PAPER]) | {"id": "paper", "label": "Self-Stabilization"}, works
 
 
+def in_lines(name: str) -> list[str]:
+    """Return a name of more than twenty letters broken near its middle, any other whole."""
+    return textwrap.wrap(name, 20 if len(name) <= 20 else int(0.6 * len(name)))
+
+
 def spread(discs: list[dict], room: float = 42.0) -> None:
     """Push the discs apart until none overlaps another or the paper in the middle; ``room`` is for their names."""
     center = {"at": 0j, "radius": 70.0}
@@ -128,7 +134,7 @@ def graph(paper: dict, works: list[dict]) -> dict:
         "relations": RELATIONS,
         "works": [work | at(places[work["id"]]) | {"theme": THEMES[work["theme"]]} for work in works],
         "themes": [
-            {"id": disc["id"], "name": THEMES[disc["id"]], "radius": round(disc["radius"], 1)} | at(disc["at"])
+            {"id": disc["id"], "lines": in_lines(THEMES[disc["id"]]), "radius": round(disc["radius"], 1)} | at(disc["at"])
             for disc in discs
         ],
     }

@@ -61,25 +61,15 @@ def descend(objective: Objective, rule: GradientDescent, theta, steps, length):
 @jax.jit(static_argnames=("tolerance",))
 def _measure(objective: Objective, theta, start, tolerance):
     geometry = local_geometry(objective, theta, start, tolerance=tolerance, max_products=2000)
-    return geometry.eigenvector, {
-        "loss": geometry.loss,
-        "sharpness": geometry.sharpness,
-        "alpha": geometry.alpha,
-        "gradient_norm": jnp.linalg.norm(geometry.gradient),
-    }
+    values = {name: getattr(geometry, name) for name in ("loss", "sharpness", "alpha")}
+    return geometry.eigenvector, values | {"gradient_norm": jnp.linalg.norm(geometry.gradient)}
 
 
 def find_instability(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    rule: GradientDescent | float,
-    *,
-    max_steps: int,
-    max_interval: int = LONGEST_INTERVAL,
-    tolerance: float = 3e-3,
-    seed: int = 0,
+    objective: Objective, theta: Float[Array, " p"], rule: GradientDescent | float,
+    *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
     progress: bool = True,
-) -> Approach:
+) -> Approach:  # fmt: skip
     """Descend, full batch, until the sharpness first reaches 2/η, located to one step.
 
     The sharpness is measured at intervals of half the time that its rise would need to reach 2/η: seldom far from the
@@ -106,46 +96,41 @@ def find_instability(
         raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
     with jax.enable_x64(True):
         theta, edge = objective.position(theta), rule.edge
-        losses: list[np.ndarray] = []
-        checks: list[dict[str, float]] = []
-        u = random_direction(objective.size, objective.dtype, seed)
 
         def measure(theta, u, step):
             u, values = _measure(objective, theta, u, tolerance)
             return u, {"step": step} | {name: float(value) for name, value in values.items()}
 
         def result(status):
-            if checks[-1]["step"] == step and len(losses) <= step:
-                losses.append(np.asarray([checks[-1]["loss"]]))
+            loss = np.concatenate([*losses, [checks[-1]["loss"]]])[: step + 1]
             series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
-            return Approach(theta, u, step, status, np.concatenate(losses), series)
+            return Approach(theta, u, step, status, loss, series)
 
-        step, interval = 0, 1
-        u, check = measure(theta, u, 0)
-        checks.append(check)
-        first_loss = check["loss"]
-        if not np.isfinite(first_loss):
+        u, check = measure(theta, random_direction(objective.size, objective.dtype, seed), 0)
+        step, interval, losses, checks = 0, 1, [], [check]
+        if not np.isfinite(check["loss"]):
             return result(EdgeStatus.DIVERGED)
         if check["sharpness"] >= edge:
             return result(EdgeStatus.AT_START)
+        too_large = 1e6 * (1 + abs(check["loss"]))
         with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
             while step < max_steps:
                 interval = min(interval, max_steps - step)
                 ahead, series = descend(objective, rule, theta, interval, max_interval)
                 series = np.asarray(series)[:interval]
-                grown = ~(series < 1e6 * (1 + abs(first_loss)))
+                grown = ~(series < too_large)
                 if grown.any():
-                    losses.append(series[: int(grown.argmax()) + 1])
+                    losses.append(series)
                     step += int(grown.argmax())
                     return result(EdgeStatus.DIVERGED)
                 u_ahead, check = measure(ahead, u, step + interval)
                 crossed = check["sharpness"] >= edge
                 if crossed and interval > 1:
-                    interval = interval // 2  # bisection: look again from the last position below
+                    interval //= 2  # bisection: look again from the last position below
                     continue
                 theta, u, step = ahead, u_ahead, step + interval
-                losses.append(series)
                 slope = (check["sharpness"] - checks[-1]["sharpness"]) / interval
+                losses.append(series)
                 checks.append(check)
                 bar.update(interval)
                 bar.set_postfix_str(f"S = {check['sharpness']:.4g} of {edge:.4g}, loss {check['loss']:.4g}")

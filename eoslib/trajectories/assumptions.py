@@ -33,8 +33,8 @@ class Following(NamedTuple):
 def start(u: Float[Array, " p"]) -> Following:
     """Return a cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
     keys = jax.random.split(jax.random.key(1), PAIRS - 1)
-    noise = jnp.stack([jax.random.normal(key, u.shape, u.dtype) for key in keys])
-    return Following(jnp.concatenate([u[None], noise]), u, jnp.zeros_like(u), u)
+    noise = [jax.random.normal(key, u.shape, u.dtype) for key in keys]
+    return Following(jnp.stack([u, *noise]), u, jnp.zeros_like(u), u)
 
 
 def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: int, steps: int = POWER_STEPS):
@@ -45,19 +45,15 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
     Returns the bound (a loss/length^order) and the direction reached.
     """
 
-    def image(w):
-        return objective.directional(theta, w, order)
-
     def iterate(carry, _):
         w, best, best_w = carry
         w = w / jnp.linalg.norm(w)
-        new = image(w)
-        value = inner(w, new)
-        size = jnp.abs(value)
-        better = size > best
-        following = jnp.where(value < 0, -1, 1).astype(new.dtype) * new + 0.3 * jnp.linalg.norm(new) * w
-        following = jnp.where(jnp.linalg.norm(new) > 0, following, w)
-        return (following, jnp.where(better, size, best), jnp.where(better, w, best_w)), None
+        new = objective.directional(theta, w, order)
+        value, length = inner(w, new), jnp.linalg.norm(new)
+        better = jnp.abs(value) > best
+        following = jnp.where(value < 0, -1, 1).astype(new.dtype) * new + 0.3 * length * w
+        following = jnp.where(length > 0, following, w)
+        return (following, jnp.where(better, jnp.abs(value), best), jnp.where(better, w, best_w)), None
 
     zero = jnp.zeros((), objective.dtype)
     (_, best, w), _ = jax.lax.scan(iterate, (start, zero, start / jnp.linalg.norm(start)), None, length=steps)
@@ -66,23 +62,13 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
 
 @jax.jit
 def measure(
-    objective: Objective,
-    following: Following,
-    theta: Float[Array, " p"],
-    eigenvector: Float[Array, " p"],
+    objective: Objective, following: Following, theta: Float[Array, " p"], eigenvector: Float[Array, " p"],
     predicted: PredictedState,
-) -> tuple[Following, dict[str, Array]]:
+) -> tuple[Following, dict[str, Array]]:  # fmt: skip
     """Measure spectrum, tensor norms, non-worst-case ratios, the loss along u and the exact loss at θ† + v*.
 
-    Args:
-        objective: The loss.
-        following: Warm starts.
-        theta: θ† at time t.
-        eigenvector: Start for its leading eigenvector.
-        predicted: The prediction at time t.
-
-    Returns:
-        The next warm starts, and the variables on ``stride`` (:mod:`eoslib.trajectories.variables`) by name.
+    ``theta`` is θ† at time t, ``eigenvector`` a start for its leading eigenvector, ``predicted`` the prediction there.
+    Returns the next warm starts, and the variables on ``stride`` (:mod:`eoslib.trajectories.variables`) by name.
     """
     geometry = local_geometry(objective, theta, eigenvector)
     u = geometry.eigenvector
@@ -102,7 +88,6 @@ def measure(
     along_v, along_gradient = objective.cubic(theta, across), objective.cubic(theta, downhill)
     delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
     offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
-    profile = jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets)
     v = predicted.carried + (predicted.x - inner(u, predicted.carried)) * u
     shifted = local_geometry(objective, theta + v.astype(theta.dtype), following.shifted, tolerance=1e-2)
     values = {
@@ -112,7 +97,7 @@ def measure(
         "third_along_v": jnp.linalg.norm(along_v.third) / rho3,
         "third_along_gradient": jnp.linalg.norm(along_gradient.third) / rho3,
         "curvature_along_v": jnp.abs(inner(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
-        "profile": profile,
+        "profile": jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets),
         "profile_offset": offsets,
         "exact_predicted_loss": shifted.loss,
         "exact_predicted_sharpness": shifted.sharpness,

@@ -50,19 +50,26 @@ def look(
     """
     u = (state.older / jnp.linalg.norm(state.older)).astype(objective.dtype)
     loss, gradient, hvp = objective.gradient_and_hvp(state.theta, u)
+    value, residual, newest, products = improved(objective, state.theta, u, hvp, tolerance)
+    return DescentRecord(loss, gradient, value, residual, products), newest
+
+
+def improved(objective: Objective, theta, u: Float[Array, " p"], hvp: Float[Array, " p"], tolerance: float):
+    """Return S, its residual, the eigenvector and the products spent, given a start u (p,) and ∇²L(θ) u.
+
+    The eigenvector is improved by a power step, free of cost, or refined where its residual exceeds the tolerance.
+    """
     value = inner(u, hvp)
     residual = jnp.linalg.norm(hvp - value * u)
 
     def refine(_):
-        pairs = leading_eigenpair(lambda v: objective.hvp(state.theta, v), u, tolerance=tolerance / 2, max_products=100)
+        pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=100)
         return pairs.values[0], pairs.residuals[0], pairs.vectors[0], pairs.products + 1
 
     def keep(_):
-        power = hvp * (jnp.sign(value) / jnp.linalg.norm(hvp))  # one power step, free of cost
-        return value, residual, power, jnp.ones((), jnp.int32)
+        return value, residual, hvp * (jnp.sign(value) / jnp.linalg.norm(hvp)), jnp.ones((), jnp.int32)
 
-    value, residual, newest, products = jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep, None)
-    return DescentRecord(loss, gradient, value, residual, products), newest
+    return jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep, None)
 
 
 def gradient_descent_step(
@@ -112,13 +119,7 @@ def _train(objective: Objective, state, rates, every: int, relative: bool) -> Tr
 
 
 def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:
-    """Train by full-batch gradient descent, one learning rate and one gradient per step.
-
-    Args:
-        objective: The loss.
-        theta: Start (p,).
-        rates: Learning rate η_t of each step (T,).
-        every: Steps between the positions kept, a divisor of T; by default only the start is kept.
+    """Train by full-batch gradient descent, one learning rate and one gradient per step; arguments as :func:`follow`'s.
 
     Raises:
         ValueError: if ``rates`` is no series or ``every`` does not divide its length.
@@ -127,14 +128,9 @@ def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *
 
 
 def follow(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    eigenvector: Float[Array, " p"] | None,
-    rates: ArrayLike,
-    *,
-    every: int | None = None,
-    relative: bool = False,
-) -> Training:
+    objective: Objective, theta: Float[Array, " p"], eigenvector: Float[Array, " p"] | None, rates: ArrayLike,
+    *, every: int | None = None, relative: bool = False,
+) -> Training:  # fmt: skip
     """Train as :func:`descend`, the sharpness measured before every step: two gradients per step, more where u turns.
 
     Args:
@@ -142,7 +138,7 @@ def follow(
         theta: Start (p,).
         eigenvector: Start (p,) for the leading eigenvector; None measures no sharpness.
         rates: Learning rate η_t of each step (T,), or multiples of 1/S(θ_t).
-        every: Steps between the positions kept, as in :func:`descend`.
+        every: Steps between the positions kept, a divisor of T; by default only the start is kept.
         relative: Whether ``rates`` are multiples of 1/S(θ_t): at 1 or less the step is as short as the flow asks for.
 
     Raises:

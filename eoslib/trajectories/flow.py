@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from eoslib.eigen import leading_eigenpair
 from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
+from eoslib.trajectories.descent import improved
 
 
 class FlowState(NamedTuple):
@@ -49,24 +49,26 @@ def _chebyshev_step(force, theta, f0, h, stages):
     # w1 = T_s'(w0) / T_s''(w0), in hyperbolic form
     w1 = jnp.sinh(angle) * root * root / (jnp.cosh(angle) * s * root - w0 * jnp.sinh(angle))
 
-    def chebyshev(t1, t2, d1, d2, dd1, dd2):
+    def chebyshev(last, before):
+        """T_j, T_j' and T_j'' at w0 from those of the two degrees below."""
+        (t1, d1, dd1), (t2, d2, dd2) = last, before
         return 2 * w0 * t1 - t2, 2 * w0 * d1 - d2 + 2 * t1, 2 * w0 * dd1 - dd2 + 4 * d1
 
     one, zero = jnp.ones_like(w0), jnp.zeros_like(w0)
-    _, d2, dd2 = chebyshev(w0, one, one, zero, zero, zero)
+    t0, t1 = (one, zero, zero), (w0, one, zero)
+    _, d2, dd2 = chebyshev(t1, t0)
     b2 = dd2 / (d2 * d2)
-    first = theta + (b2 * w1 * h) * f0
-    carry = (jnp.full((), 2, jnp.int32), theta, first, (one, w0, zero, one, zero, zero), b2, b2)
 
     def stage(carry):
-        j, before, last, (ta, tb, da, db, dda, ddb), b_before, b_last = carry
-        t, d, dd = chebyshev(tb, ta, db, da, ddb, dda)
+        j, before, last, t_before, t_last, b_before, b_last = carry
+        t, d, dd = chebyshev(t_last, t_before)
         b = dd / (d * d)
         mu, nu, mu_tilde = 2 * b * w0 / b_last, -b / b_before, 2 * b * w1 / b_last
-        gamma_tilde = -(1 - b_last * tb) * mu_tilde
+        gamma_tilde = -(1 - b_last * t_last[0]) * mu_tilde
         new = (1 - mu - nu) * theta + mu * last + nu * before + h * (mu_tilde * force(last) + gamma_tilde * f0)
-        return j + 1, last, new, (tb, t, db, d, ddb, dd), b_last, b
+        return j + 1, last, new, t_last, (t, d, dd), b_last, b
 
+    carry = jnp.full((), 2, jnp.int32), theta, theta + (b2 * w1 * h) * f0, t0, t1, b2, b2
     return jax.lax.while_loop(lambda c: c[0] <= stages, stage, carry)[2]
 
 
@@ -86,15 +88,7 @@ def flow_step(
     """
     theta = state.theta
     u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
-    hvp = objective.hvp(theta, u)
-    value = inner(u, hvp)
-
-    def refine(_):
-        pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, tolerance=1e-2, max_products=100)
-        return pairs.values[0], pairs.vectors[0]
-
-    stale = jnp.linalg.norm(hvp - value * u) > 2e-2 * jnp.abs(value)
-    value, u = jax.lax.cond(stale, refine, lambda _: (value, hvp * (jnp.sign(value) / jnp.linalg.norm(hvp))), None)
+    value, _, u, _ = improved(objective, theta, u, objective.hvp(theta, u), 2e-2)
     # Bound of the spectrum over the interval: the sharpness with room for its rise.
     radius = 1.1 * jnp.maximum(value, 0).astype(theta.dtype)
     duration = jnp.asarray(steps * rule.learning_rate, theta.dtype)
@@ -135,21 +129,27 @@ def flow_step(
     return end._replace(eigenvector=u, time_step=trial), FlowRecord(value, count, rejected)
 
 
+class FlowMoment(NamedTuple):
+    """Gradient flow at one step."""
+
+    theta: Float[Array, " p"]
+    loss: Float[Array, ""]
+
+
 def interpolation(rule: GradientDescent, before: FlowState, after: FlowState, start, steps: int):
-    """Return step ↦ (θ, L) of the flow within an interval of steps, cubic from the derivatives at its ends."""
-    duration = steps * rule.learning_rate
+    """Return step ↦ FlowMoment within an interval of steps, cubic from the derivatives at its ends."""
+    duration, dtype = steps * rule.learning_rate, before.theta.dtype
 
     def at(step):
-        s = (step - start).astype(before.theta.dtype) / steps
+        s = (step - start).astype(dtype) / steps
         a, b = (1 + 2 * s) * (1 - s) ** 2, s * s * (3 - 2 * s)
         c, d = duration * s * (1 - s) ** 2, duration * s * s * (s - 1)
 
         def blend(p, q, dp, dq):
-            p, q, dp, dq = (z.astype(before.theta.dtype) for z in (p, q, dp, dq))
-            return a * p + b * q + c * dp + d * dq
+            return a * p.astype(dtype) + b * q.astype(dtype) + c * dp.astype(dtype) + d * dq.astype(dtype)
 
-        theta = blend(before.theta, after.theta, -before.gradient, -after.gradient)
-        fall = [-inner(g, g) for g in (before.gradient, after.gradient)]  # dL/dt = −‖∇L‖²
-        return theta, blend(before.loss, after.loss, *fall)
+        g, h = before.gradient, after.gradient
+        loss = blend(before.loss, after.loss, -inner(g, g), -inner(h, h))  # dL/dt = −‖∇L‖²
+        return FlowMoment(blend(before.theta, after.theta, -g, -h), loss)
 
     return at

@@ -60,15 +60,13 @@ def predicted_step(
     u = geometry.eigenvector
     along = inner(u, state.carried)
     across = state.carried - along * u  # P⊥ v*
-    across_image = product - along * geometry.hvp
     y = inner(geometry.perpendicular, across)
-    v = across + state.x * u
     loss = geometry.loss + state.x**2 * (geometry.sharpness / 2)
     sharp = geometry.sharpness + y + geometry.slope_along_u * state.x
-    carried = across - learning_rate * across_image
+    carried = across - learning_rate * (product - along * geometry.hvp)
     carried = carried + (learning_rate * half_force(record, state.x, learning_rate)) * geometry.perpendicular
     x = (1 - learning_rate * (geometry.sharpness + y)) * state.x  # −(1 + ηy)x on the boundary, S = 2/η
-    return PredictedState(carried, x), PredictedRecord(v, state.x, y, loss, sharp)
+    return PredictedState(carried, x), PredictedRecord(across + state.x * u, state.x, y, loss, sharp)
 
 
 def generalized_predicted_step(
@@ -82,22 +80,15 @@ def generalized_predicted_step(
 
     v_{t+1} = v_t − η [½(x² − δ²)∇S⊥ + ∇²L v⊥ + u (u·∇L(θ† + x u)) + x y u]
 
-    Args:
-        objective: The loss.
-        rule: Update rule.
-        v: Displacement (p,) at time t.
-        record: The constrained step at time t.
-        product: ∇²L(θ†_t) v (p,); computed where it is not given.
+    Arguments as :func:`predicted_step`'s, but for the displacement v at time t; ``product`` is ∇²L(θ†_t) v.
     """
     geometry, theta = record.geometry, record.theta
     learning_rate = jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(theta, v) if product is None else product
     u = geometry.eigenvector
     x = inner(u, v)
-    across = v - x * u
-    y = inner(geometry.perpendicular, across)
-    along_u = theta + (x * u).astype(theta.dtype)
-    loss, gradient = objective.value_and_grad(along_u)
+    y = inner(geometry.perpendicular, v - x * u)
+    loss, gradient = objective.value_and_grad(theta + (x * u).astype(theta.dtype))
     force = product - x * geometry.hvp - half_force(record, x, learning_rate) * geometry.perpendicular
     force = force + (inner(u, gradient) + x * y) * u
     sharp = geometry.sharpness + y + geometry.slope_along_u * x

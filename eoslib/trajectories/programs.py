@@ -16,8 +16,7 @@ def run(function, *arguments, **static):
     """
 
     def abstract(leaf):
-        kind = jax.typeof(leaf)
-        where = getattr(leaf, "sharding", None)
+        kind, where = jax.typeof(leaf), getattr(leaf, "sharding", None)
         return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=where, weak_type=kind.weak_type)
 
     leaves, structure = jax.tree.flatten(arguments)

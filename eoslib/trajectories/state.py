@@ -38,28 +38,16 @@ class TrackState(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What a track records besides its core.
+    """What a track records besides its core."""
 
-    Attributes:
-        flow: Whether gradient flow is followed (about one gradient per step).
-        generalized: Whether the generalized prediction is (two gradients per step).
-        transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient per step).
-        restart: Whether the predictions start afresh from gradient descent once a cycle (where y turns positive).
-        start: The predictions start where |x| first exceeds this fraction of δ: below, x is rounding.
-        kick: Gradient descent starts at θ moved along u by this fraction of δ (the flow, which would undo it within a
-            step, at θ).
-        chunk: Steps between looks at the host, and the flow's interval.
-        strided: Steps between the costly measurements of the assumptions, a multiple of ``chunk``; 0 switches them off.
-    """
-
-    flow: bool = True
-    generalized: bool = False
-    transport: int = 0
-    restart: bool = False
-    start: float = 0.1
-    kick: float = 0.0
-    chunk: int = 25
-    strided: int = 0
+    flow: bool = True  # whether gradient flow is followed (about one gradient per step)
+    generalized: bool = False  # whether the generalized prediction is (two gradients per step)
+    transport: int = 0  # period of the transported products β_{s→t}, in steps (one gradient per step); 0: none
+    restart: bool = False  # whether the predictions start afresh from gradient descent once a cycle (where y turns > 0)
+    start: float = 0.1  # the predictions start where |x| first exceeds this fraction of δ: below, x is rounding
+    kick: float = 0.0  # θ is moved along u by this fraction of δ (not for the flow, which would undo it within a step)
+    chunk: int = 25  # steps between looks at the host, and the flow's interval
+    strided: int = 0  # steps between the costly measurements of the assumptions, a multiple of chunk; 0: none
 
 
 DEFAULT = Options()
@@ -116,7 +104,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     if options.flow:
         if flow_at is None:
             raise ValueError("options.flow needs flow_at, the flow's (θ, L) at a step; got None")
-        flow = variables.FlowMoment(*flow_at(state.step))
+        flow = flow_at(state.step)
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
         state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general, flow,

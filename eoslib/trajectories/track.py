@@ -27,17 +27,10 @@ from eoslib.trajectories.state import DEFAULT, Options, advance, start
 
 
 def track_from(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    eigenvector: Float[Array, " p"],
-    rule: GradientDescent | float,
-    *,
-    steps: int,
-    options: Options = DEFAULT,
-    progress: bool = True,
-    restore: Callable[[Any], tuple[Any, dict] | None] | None = None,
-    save: Callable[[Any, dict], None] | None = None,
-) -> xr.Dataset:
+    objective: Objective, theta: Float[Array, " p"], eigenvector: Float[Array, " p"], rule: GradientDescent | float,
+    *, steps: int, options: Options = DEFAULT, progress: bool = True,
+    restore: Callable[[Any], tuple[Any, dict] | None] | None = None, save: Callable[[Any, dict], None] | None = None,
+) -> xr.Dataset:  # fmt: skip
     """Advance all trajectories together from a point at the edge.
 
     Args:
@@ -121,18 +114,10 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
 
 
 def track(
-    loss_fn: Callable,
-    params,
-    batch=None,
-    *,
-    learning_rate: GradientDescent | float,
-    steps: int,
-    edge_steps: int = 10_000,
-    micro_batch: int | None = None,
-    options: Options = DEFAULT,
-    seed: int = 0,
-    progress: bool = True,
-) -> xr.Dataset:
+    loss_fn: Callable, params, batch=None,
+    *, learning_rate: GradientDescent | float, steps: int, edge_steps: int = 10_000, micro_batch: int | None = None,
+    options: Options = DEFAULT, seed: int = 0, progress: bool = True,
+) -> xr.Dataset:  # fmt: skip
     """Train any model to the edge of stability and track gradient descent, flow, θ† and the prediction from there.
 
     Args:
@@ -153,37 +138,24 @@ def track(
         the approach alone.
 
     Raises:
-        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`find_instability` and :func:`track_from`.
+        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
+            :func:`~eoslib.trajectories.approach.find_instability`.
     """
     with jax.enable_x64(True):
         objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
         theta = objective.ravel(params)
-    return run(
-        objective,
-        theta,
-        learning_rate,
-        steps=steps,
-        edge_steps=edge_steps,
-        options=options,
-        seed=seed,
-        progress=progress,
-    )
+    shared = {"steps": steps, "options": options, "progress": progress}
+    return run(objective, theta, learning_rate, edge_steps=edge_steps, seed=seed, **shared)
 
 
 def run(
-    objective: Objective,
-    theta,
-    rule: GradientDescent | float,
-    *,
-    steps: int,
-    edge_steps: int,
-    options: Options = DEFAULT,
-    seed: int = 0,
-    progress: bool = True,
-    approach=None,
-    **io,
-) -> xr.Dataset:
-    """Run :func:`find_instability`, then :func:`track_from` where it was reached; see :func:`track` for the result."""
+    objective: Objective, theta, rule: GradientDescent | float,
+    *, steps: int, edge_steps: int, seed: int = 0, progress: bool = True, approach=None, **options,
+) -> xr.Dataset:  # fmt: skip
+    """Approach the edge, then :func:`track_from` there if it was reached; see :func:`track` for the result.
+
+    ``options`` are further arguments of :func:`track_from`; an ``approach`` that is given is not computed.
+    """
     rule = rules.resolve(rule)
     if approach is None:
         approach = find_instability(objective, theta, rule, max_steps=edge_steps, seed=seed, progress=progress)
@@ -193,9 +165,8 @@ def run(
         coords={"approach_step": np.arange(approach.loss.size)},
     )
     if approach.status in (EdgeStatus.REACHED, EdgeStatus.AT_START) and steps:
-        tracked = track_from(
-            objective, approach.theta, approach.eigenvector, rule, steps=steps, options=options, progress=progress, **io
-        )
+        where = approach.theta, approach.eigenvector
+        tracked = track_from(objective, *where, rule, steps=steps, progress=progress, **options)
         data = data.merge(tracked, combine_attrs="override").assign_attrs(tracked.attrs)
     attributes = {"status": approach.status.message, "instability_step": approach.step}
     return variables.describe(data).assign_attrs(**attributes, learning_rate=rule.learning_rate, edge=rule.edge)

@@ -21,14 +21,8 @@ from eoslib.geometry import LocalGeometry
 from eoslib.objective import inner
 from eoslib.stable_set import Violation
 from eoslib.trajectories.descent import DescentRecord
+from eoslib.trajectories.flow import FlowMoment
 from eoslib.trajectories.prediction import PredictedRecord
-
-
-class FlowMoment(NamedTuple):
-    """Gradient flow at one step."""
-
-    theta: Float[Array, " p"]
-    loss: Float[Array, ""]
 
 
 class Moment(NamedTuple):
@@ -71,20 +65,6 @@ class Moment(NamedTuple):
         return self.geometry.sharpness + self.y
 
 
-class Variable(NamedTuple):
-    """One recorded variable."""
-
-    name: str
-    units: str
-    symbol: str
-    long_name: str
-    source: str  # function of eoslib that computes it
-    dims: tuple[str, ...]
-    place: (
-        str  # in a Moment, for variables of every step: the path of an attribute, or "norm of" one, or of a difference
-    )
-
-
 #: What computes the parts of a :class:`Moment`, and what is recorded beside the steps.
 _SOURCES = {
     "descent": "trajectories.descent.gradient_descent_step",
@@ -101,21 +81,27 @@ _SOURCES = {
 }
 
 
-def _rows(*rows: tuple[str, str, str, str, str], dims: tuple[str, ...] = ("t",)) -> list[Variable]:
-    """Rows (name, units, symbol, long name, place); beside the steps the place is a key of :data:`_SOURCES`."""
-    found = []
-    for name, units, symbol, words, place in rows:
-        head, *rest = place.removeprefix("norm of ").split(" ")[0].split(".")
-        source = _SOURCES.get(head, "trajectories.state.step")
-        if head == "geometry" and not place.startswith("norm"):
-            source = f"{source}.{rest[0]}" if hasattr(LocalGeometry, rest[0]) else source
-        found.append(Variable(name, units, symbol, words, source, dims, place))
-    return found
+class Variable(NamedTuple):
+    """One recorded variable."""
+
+    name: str
+    units: str
+    symbol: str
+    long_name: str
+    place: str  # the path of an attribute of a Moment, "norm of" one or of a difference; beside the steps a source
+    dims: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """Return the function of eoslib that computes it."""
+        head, _, rest = self.place.removeprefix("norm of ").split(" ")[0].partition(".")
+        exact = self.place.startswith("geometry.") and isinstance(getattr(LocalGeometry, rest), property)
+        return _SOURCES.get(head, "trajectories.state.step") + (f".{rest}" if exact else "")
 
 
-def _prediction(kind: str, words: str, star: str) -> list[Variable]:
+def _prediction(kind: str, words: str, star: str):
     """The variables of a prediction; ``kind`` is its field of :class:`Moment`."""
-    return _rows(
+    return (
         (f"{kind}_x", "length", f"x{star}", f"displacement along u of the {words}", f"{kind}.x"),
         (f"{kind}_y", "curvature", f"y{star}", f"excess sharpness of the {words}", f"{kind}.y"),
         (f"{kind}_loss", "loss", f"L{star}", f"loss of the {words}", f"{kind}.loss"),
@@ -125,74 +111,58 @@ def _prediction(kind: str, words: str, star: str) -> list[Variable]:
     )
 
 
-#: The one table.
-VARIABLES: tuple[Variable, ...] = (
-    *_rows(("approach_loss", "loss", "L", "loss before the instability", "approach"), dims=("approach_step",)),
-    *_rows(
+#: The variables of every step: name, units, symbol, long name and place.
+_STEPS = (
+    ("gd_loss", "loss", "L(θ)", "loss of gradient descent", "descent.loss"),
+    ("gd_sharpness", "curvature", "S(θ)", "sharpness of gradient descent", "descent.sharpness"),
+    ("gd_sharpness_residual", "curvature", "‖∇²Lu − Su‖", "residual of u at θ", "descent.residual"),
+    ("gd_gradient_norm", "loss/length", "‖∇L(θ)‖", "norm of the gradient at θ", "norm of descent.gradient"),
+    ("gd_products", "1", "", "Hessian-vector products spent on u at θ", "descent.products"),
+    ("x", "length", "x", "displacement of gradient descent along u, u·(θ − θ†)", "x"),
+    ("y", "curvature", "y", "excess sharpness to first order, ∇S⊥·(θ − θ†)", "y"),
+    ("distance", "length", "‖θ − θ†‖", "distance of gradient descent from θ†", "norm of v"),
+    ("sharpness_linear", "curvature", "S† + ∇S·v", "sharpness to first order in v = θ − θ†", "sharpness_linear"),
+    ("sharpness_linear_perpendicular", "curvature", "S† + y", "the same without (∇S·u)x", "sharpness_across"),
+    ("predicting", "1", "", "whether the prediction runs on its own", "predicting"),
+    *_prediction("predicted", "prediction", "*"),
+    *_prediction("generalized", "generalized prediction", "ᵍ"),
+    ("constrained_loss", "loss", "L(θ†)", "loss of the constrained path", "geometry.loss"),
+    ("constrained_sharpness", "curvature", "S(θ†)", "sharpness of the constrained trajectory", "geometry.sharpness"),
+    ("gradient_norm", "loss/length", "‖∇L(θ†)‖", "norm of the gradient at θ†", "norm of geometry.gradient"),
+    ("alpha", "curvature²", "α", "progressive sharpening −∇L·∇S at θ†", "geometry.alpha"),
+    ("beta", "curvature²/length²", "β", "self-stabilization ‖∇S⊥‖² at θ†", "geometry.beta"),
+    ("gamma", "1", "γ", "alignment α/(‖∇L‖‖∇S⊥‖) at θ†", "geometry.cosine"),
+    ("delta_squared", "length²", "δ²", "squared radius of the oscillation, 2α/β", "geometry.delta_squared"),
+    ("sharpness_slope", "curvature/length", "∇S·u", "slope of the sharpness along u", "geometry.slope_along_u"),
+    ("residual", "curvature", "‖∇²Lu − Su‖", "residual of u at θ†", "geometry.residual"),
+    ("products", "1", "", "Hessian-vector products spent on u at θ†", "geometry.products"),
+    ("correction", "length²/curvature", "c", "multiple of ∇S⊥ that bent θ†, ≈ ηδ²/2", "constrained.correction"),
+    ("active", "1", "", "whether the constraint bent the step", "constrained.active"),
+    ("rounds", "1", "", "projection rounds besides the one center", "constrained.rounds"),
+    ("violation", "1", "(Sη/2 − 1)₊", "relative violation of S ≤ 2/η by θ†", "violation.sharpness"),
+    ("slope", "1", "|u·∇L|/‖∇L‖", "relative slope along u at θ†", "violation.slope"),
+    ("transport", "1", "β_{s→t}/β_s", "transported product", "transport"),
+    ("flow_loss", "loss", "L", "loss of gradient flow", "flow.loss"),
+    ("flow_distance", "length", "‖θ_f − θ†‖", "distance of the flow from θ†", "norm of flow.theta - constrained.theta"),
+    ("flow_gd_distance", "length", "‖θ_f − θ‖", "distance of flow from θ", "norm of flow.theta - theta"),
+)
+#: The one table, by dimensions.
+_TABLE: dict[tuple[str, ...], tuple[tuple[str, str, str, str, str], ...]] = {
+    ("approach_step",): (("approach_loss", "loss", "L", "loss before the instability", "approach"),),
+    ("check",): (
         ("check_step", "steps", "t", "step of a measurement of the sharpness", "approach"),
         ("check_sharpness", "curvature", "S", "sharpness before the instability", "approach"),
         ("check_alpha", "curvature²", "α", "progressive sharpening −∇L·∇S before the instability", "approach"),
         ("check_gradient_norm", "loss/length", "‖∇L‖", "norm of the gradient before the instability", "approach"),
-        dims=("check",),
     ),
-    *_rows(
-        ("gd_loss", "loss", "L(θ)", "loss of gradient descent", "descent.loss"),
-        ("gd_sharpness", "curvature", "S(θ)", "sharpness of gradient descent", "descent.sharpness"),
-        ("gd_sharpness_residual", "curvature", "‖∇²Lu − Su‖", "residual of u at θ", "descent.residual"),
-        ("gd_gradient_norm", "loss/length", "‖∇L(θ)‖", "norm of the gradient at θ", "norm of descent.gradient"),
-        ("gd_products", "1", "", "Hessian-vector products spent on u at θ", "descent.products"),
-        ("x", "length", "x", "displacement of gradient descent along u, u·(θ − θ†)", "x"),
-        ("y", "curvature", "y", "excess sharpness to first order, ∇S⊥·(θ − θ†)", "y"),
-        ("distance", "length", "‖θ − θ†‖", "distance of gradient descent from θ†", "norm of v"),
-        ("sharpness_linear", "curvature", "S† + ∇S·v", "sharpness to first order in v = θ − θ†", "sharpness_linear"),
-        ("sharpness_linear_perpendicular", "curvature", "S† + y", "the same without (∇S·u)x", "sharpness_across"),
-        ("predicting", "1", "", "whether the prediction runs on its own", "predicting"),
-    ),
-    *_prediction("predicted", "prediction", "*"),
-    *_prediction("generalized", "generalized prediction", "ᵍ"),
-    *_rows(
-        ("constrained_loss", "loss", "L(θ†)", "loss of the constrained path", "geometry.loss"),
-        (
-            "constrained_sharpness",
-            "curvature",
-            "S(θ†)",
-            "sharpness of the constrained trajectory",
-            "geometry.sharpness",
-        ),
-        ("gradient_norm", "loss/length", "‖∇L(θ†)‖", "norm of the gradient at θ†", "norm of geometry.gradient"),
-        ("alpha", "curvature²", "α", "progressive sharpening −∇L·∇S at θ†", "geometry.alpha"),
-        ("beta", "curvature²/length²", "β", "self-stabilization ‖∇S⊥‖² at θ†", "geometry.beta"),
-        ("gamma", "1", "γ", "alignment α/(‖∇L‖‖∇S⊥‖) at θ†", "geometry.cosine"),
-        ("delta_squared", "length²", "δ²", "squared radius of the oscillation, 2α/β", "geometry.delta_squared"),
-        ("sharpness_slope", "curvature/length", "∇S·u", "slope of the sharpness along u", "geometry.slope_along_u"),
-        ("residual", "curvature", "‖∇²Lu − Su‖", "residual of u at θ†", "geometry.residual"),
-        ("products", "1", "", "Hessian-vector products spent on u at θ†", "geometry.products"),
-        ("correction", "length²/curvature", "c", "multiple of ∇S⊥ that bent θ†, ≈ ηδ²/2", "constrained.correction"),
-        ("active", "1", "", "whether the constraint bent the step", "constrained.active"),
-        ("rounds", "1", "", "projection rounds besides the one center", "constrained.rounds"),
-        ("violation", "1", "(Sη/2 − 1)₊", "relative violation of S ≤ 2/η by θ†", "violation.sharpness"),
-        ("slope", "1", "|u·∇L|/‖∇L‖", "relative slope along u at θ†", "violation.slope"),
-    ),
-    *_rows(("transport", "1", "β_{s→t}/β_s", "transported product", "transport")),
-    *_rows(
-        ("flow_loss", "loss", "L", "loss of gradient flow", "flow.loss"),
-        (
-            "flow_distance",
-            "length",
-            "‖θ_f − θ†‖",
-            "distance of the flow from θ†",
-            "norm of flow.theta - constrained.theta",
-        ),
-        ("flow_gd_distance", "length", "‖θ_f − θ‖", "distance of flow from θ", "norm of flow.theta - theta"),
-    ),
-    *_rows(
+    ("t",): _STEPS,
+    ("interval",): (
         ("flow_sharpness", "curvature", "S", "sharpness of gradient flow", "flow"),
         ("flow_gradients", "1", "", "gradients spent on gradient flow", "flow"),
         ("flow_rejected", "1", "", "steps that the error control of gradient flow repeated", "flow"),
-        dims=("interval",),
     ),
-    *_rows(("eigenvalues", "curvature", "λ", "leading eigenvalues at θ†", "eigen"), dims=("stride", "pair")),
-    *_rows(
+    ("stride", "pair"): (("eigenvalues", "curvature", "λ", "leading eigenvalues at θ†", "eigen"),),
+    ("stride",): (
         ("rho3", "loss/length³", "ρ₃", "lower bound of the norm of ∇³L", "tensor"),
         ("rho4", "loss/length⁴", "ρ₄", "lower bound of the norm of ∇⁴L", "tensor"),
         ("third_along_v", "1", "‖∇³L[v̂,v̂]‖/ρ₃", "third derivative along v*⊥", "measure"),
@@ -200,14 +170,13 @@ VARIABLES: tuple[Variable, ...] = (
         ("curvature_along_v", "1", "|v̂·∇²Lv̂|/λ₁", "curvature along v*⊥", "measure"),
         ("exact_predicted_loss", "loss", "L(θ† + v*)", "loss at the predicted position", "measure"),
         ("exact_predicted_sharpness", "curvature", "S(θ† + v*)", "sharpness at the predicted position", "measure"),
-        dims=("stride",),
     ),
-    *_rows(
+    ("stride", "offset"): (
         ("profile", "loss", "L(θ† + xu)", "loss along u", "measure"),
         ("profile_offset", "length", "x", "displacement along u of the profile", "measure"),
-        dims=("stride", "offset"),
     ),
-)
+}
+VARIABLES = tuple(Variable(*row, dims) for dims, rows in _TABLE.items() for row in rows)
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
