@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from eoslib import rules
 from eoslib.eigen import random_direction
 from eoslib.geometry import LocalGeometry, local_geometry_and_products
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
-from eoslib.rules import GradientDescent
+from eoslib.rules import GradientDescent, resolve
 from eoslib.stable_set import floor_correction, restoring_move, sharpness_correction, violation
 
 
@@ -124,7 +123,7 @@ def constrained_gradient_descent(
     Raises:
         ValueError: if η is not positive and finite; from ``update`` if ``params`` or ``loss_fn`` is missing.
     """
-    rule = rules.resolve(rule)
+    rule = resolve(rule)
 
     def init(params):
         flat = Objective.create(lambda p: jnp.zeros(()), params)

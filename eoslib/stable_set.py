@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from eoslib import rules
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
-from eoslib.rules import GradientDescent
+from eoslib.rules import GradientDescent, resolve
 from eoslib.status import Status
 
 
@@ -98,7 +97,7 @@ def project(
     Raises:
         ValueError: if η, a tolerance or ``max_rounds`` is not positive.
     """
-    rule = rules.resolve(rule)
+    rule = resolve(rule)
     for name, value in (("tolerance", tolerance), ("slope_tolerance", slope_tolerance), ("max_rounds", max_rounds)):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")

@@ -8,7 +8,8 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
 
 // What scrolls must be reachable by keyboard; recomputed when the page changes its width, its fonts or its formulas.
 function markScrollable() {
-  for (const box of document.querySelectorAll(".table-box, div.math, .bd-article pre, .cell_output .output, .pst-scrollable-table-container, .story .figure-caption")) {
+  for (const box of document.querySelectorAll(".table-box, div.math, .bd-article pre, .cell_output .output, "
+    + ".pst-scrollable-table-container, .story .figure-caption")) {
     const scrolls = box.scrollWidth > box.clientWidth + 1 || (box.matches(".figure-caption") && box.scrollHeight > box.clientHeight + 1);
     if (scrolls) box.tabIndex = 0;
     else if (!box.matches("pre")) box.removeAttribute("tabindex");

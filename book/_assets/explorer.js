@@ -5,8 +5,8 @@
 (function () {
   "use strict";
 
-  const { clamp, show, element, button, group, press, slider, choice, table, quantities, announcer, palette, restyled, oncePerFrame, axes, plot,
-    follow } = window.EosWidgets;
+  const { clamp, show, element, button, group, press, slider, choice, table, quantities, announcer, palette, restyled, oncePerFrame,
+    axes, plot, follow } = window.EosWidgets;
   const here = document.currentScript ? document.currentScript.src.replace(/explorer\.js.*$/, "") : "_static/";
   const ORDER = ["flow", "gd", "constrained", "generalized", "predicted"]; // the last is drawn on top
   const NARROWEST = 8; // steps that a window holds at least
@@ -81,9 +81,8 @@
       for (const { input } of [this.from, this.to, this.at]) input.max = String(this.top);
       for (const button of this.walk) button.disabled = this.data.cycles.length === 0;
       for (const [who, chip] of this.chips) chip.hidden = !this.panels.some(({ id }) => this.variable(id, who));
-      [this.begin, this.end] = [0, this.top];
-      this.draw();
       this.look(0, this.top);
+      this.draw();
       this.root.setAttribute("data-ready", run.key);
     }
 

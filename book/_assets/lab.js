@@ -139,8 +139,8 @@
         const caption = element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint));
         return element("figure", { class: `lab-figure lab-figure-${id}` }, caption, box);
       };
-      const row = (name, level) => element("div", { class: "lab-row" }, element("p", {}, element("b", {}, name), element("span", {}, level)),
-        picture(element("div"), () => this.seriesLook(name)));
+      const row = (name, level) => element("div", { class: "lab-row" },
+        element("p", {}, element("b", {}, name), element("span", {}, level)), picture(element("div"), () => this.seriesLook(name)));
       const figures = [
         figure("phase", "Phase plane", "size of the oscillation against excess sharpness"),
         figure("valley", "The valley from above", "contours of the loss; dark is high"),
@@ -197,12 +197,10 @@
       const watcher = new IntersectionObserver((entries) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;
         watcher.disconnect();
-        if (!this.touched) this.play();
+        this.play();
       }, { threshold: 0.6 });
       watcher.observe(this.boxes.phase);
-      for (const event of ["pointerdown", "keydown"]) {
-        this.root.addEventListener(event, () => (this.touched = true), { once: true, capture: true });
-      }
+      for (const touch of ["pointerdown", "keydown"]) this.root.addEventListener(touch, () => watcher.disconnect(), { capture: true });
     }
 
     // ------------------------------------------------------------------------------------------------------- computing
@@ -227,6 +225,7 @@
       const height = Math.sqrt(Math.abs(p.alpha));
       this.xTop = clamp((1.08 * largest(x)) / this.unit, 2.2, 9);
       this.yTop = clamp(1.08 * largest(y), 1.2 * Math.max(0.224, height), 14 * Math.max(0.5, height));
+      this.root.toggleAttribute("data-no-radius", !(p.alpha > 0)); // no δ to name beside the x in time
       this.scrub.input.max = this.last;
       for (const each of this.sliders) each.show();
       this.horizon.select.value = p.n;
@@ -259,13 +258,15 @@
     }
 
     advance() {
-      if (this.t >= this.last) return this.pause(`End of the run at step ${this.t}. ${this.describe()}`);
-      this.t += 1;
-      const [before, now] = [this.stage[this.t - 1], this.stage[this.t]];
-      if (now === before) return undefined;
-      if (before !== this.until) return this.say(`Step ${this.t}: ${now ? `stage ${now}, ${STAGES[now]}` : "off the edge"}.`);
-      this.until = 0;
-      return this.pause(`Stage ${before}, ${STAGES[before]}, ends at step ${this.t}. ${this.describe()}`);
+      const stage = this.stage[this.t];
+      const next = this.stage[this.t + 1];
+      if (this.t >= this.last) this.pause(`End of the run at step ${this.t}. ${this.describe()}`);
+      else this.t += 1;
+      if (!this.playing || next === stage) return;
+      if (stage === this.until) {
+        this.until = 0;
+        this.pause(`Stage ${stage}, ${STAGES[stage]}, ends at step ${this.t}. ${this.describe()}`);
+      } else this.say(`Step ${this.t}: ${next ? `stage ${next}, ${STAGES[next]}` : "off the edge"}.`);
     }
 
     pause(message = null) {
@@ -295,8 +296,7 @@
     }
 
     describe() {
-      const { eta } = this.settings;
-      const k = this.stage[this.t];
+      const [k, { eta }] = [this.stage[this.t], this.settings];
       return `Step ${this.t}${k ? `, stage ${k}, ${STAGES[k]}` : ""}: x ${show(this.orbit.x[this.t])}, sharpness ` +
         `${show(2 / eta + this.orbit.y[this.t])} against 2/η ${show(2 / eta)}, loss ${show(this.loss[this.t])}.`;
     }
@@ -406,7 +406,8 @@
       const wide = this.xTop * this.unit;
       const rows = Array.from({ length: 241 }, (_, i) => yTop * (i / 120 - 1));
       /** Half the width of what lies below a height, at each y where anything does. */
-      const halfWidths = (height) => rows.map((v) => [v, height - dynamics.floor(v, p)]).filter(([, rest]) => rest >= 0).map(([v, rest]) => {
+      const halfWidths = (height) => rows.filter((v) => height >= dynamics.floor(v, p)).map((v) => {
+        const rest = height - dynamics.floor(v, p);
         const stiff = dynamics.sharpness(v, p);
         // quartic s²/4 + stiff s/2 = rest for s = x²; beyond the rim of a flattening valley the whole row is inside
         const inside = stiff * stiff + 4 * p.quartic * rest;
@@ -455,7 +456,8 @@
       const seen = loss.filter((_, t) => Math.abs(x[t]) <= limit && Math.abs(y[t]) <= yTop); // what runs away sets no range
       const { values, range, levels = [], width = 1.6, second = [], xName } = {
         x: { values: x, range: [-limit, limit], width: 1, levels: p.alpha > 0 ? [[this.unit, RADIUS], [-this.unit, RADIUS]] : [] },
-        sharpness: { values: y.map((v) => edge + v), range: around([0, ...y].map((v) => edge + clamp(v, -yTop, yTop))), levels: [[edge, THRESHOLD]] },
+        sharpness: { values: y.map((v) => edge + v), levels: [[edge, THRESHOLD]],
+          range: around([0, ...y].map((v) => edge + clamp(v, -yTop, yTop))) },
         loss: { values: loss, range: around([0, 1e-3, ...seen]), second: x.map((v) => (v * v) / p.eta), xName: "step t" },
       }[row];
       const [curve, other] = [values, second].map((each) => each.map((v, t) => [t, v]));

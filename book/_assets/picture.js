@@ -73,7 +73,8 @@
       const { x: [min, max], y, xName = "", yName = "", behind, before, top, pointed } = this.look();
       const style = axes(box, colour, xName);
       const below = { ...style.x, space: 60, incrs: null, show: Boolean(xName) };
-      const left = { ...style.y, grid: { show: false }, size: 38, label: yName, labelSize: yName ? 16 : 0, labelFont: style.x.labelFont };
+      const left = { ...style.y, grid: { show: false }, space: Math.max(22, box.clientHeight / 9), size: 38,
+        label: yName, labelSize: yName ? 16 : 0, labelFont: style.x.labelFont };
       const inside = (u, draw) => {
         u.ctx.save();
         u.ctx.beginPath();

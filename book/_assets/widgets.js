@@ -121,7 +121,7 @@
     const x = { ...axis, grid: { show: false }, space: narrow ? 50 : 80, size: 20, gap: 4, incrs: ROUND,
       label, labelSize: 18, labelGap: 0, labelFont: `12px ${font}` };
     const y = { ...axis, grid: { stroke: colour("plot-grid"), width: 0.5 }, space: 22, size: narrow ? 46 : 58, gap: 6 };
-    return { x, y, narrow, font };
+    return { x, y, narrow };
   }
 
   /** A plot in a box of curves over steps, [{values, stroke, …}, …]; other options are uPlot's. */

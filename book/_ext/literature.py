@@ -134,7 +134,7 @@ def graph(paper: dict, works: list[dict]) -> dict:
         "relations": RELATIONS,
         "works": [work | at(places[work["id"]]) | {"theme": THEMES[work["theme"]]} for work in works],
         "themes": [
-            {"id": disc["id"], "lines": in_lines(THEMES[disc["id"]]), "radius": round(disc["radius"], 1)} | at(disc["at"])
+            {"lines": in_lines(THEMES[disc["id"]]), "radius": round(disc["radius"], 1)} | at(disc["at"])
             for disc in discs
         ],
     }

@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from eoslib import rules
 from eoslib.eigen import random_direction
 from eoslib.geometry import local_geometry
 from eoslib.objective import Objective
-from eoslib.rules import GradientDescent
+from eoslib.rules import GradientDescent, resolve
 from eoslib.status import Status
 
 #: Longest interval between two measurements of the sharpness, in steps.
@@ -91,53 +90,42 @@ def find_instability(
     Raises:
         ValueError: if η is not positive and finite, ``max_steps`` < 1, or θ has the wrong shape or dtype.
     """
-    rule = rules.resolve(rule)
+    rule = resolve(rule)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
-    with jax.enable_x64(True):
-        theta, edge = objective.position(theta), rule.edge
-
-        def measure(theta, u, step):
-            u, values = _measure(objective, theta, u, tolerance)
-            return u, {"step": step} | {name: float(value) for name, value in values.items()}
-
-        def result(status):
-            loss = np.concatenate([*losses, [checks[-1]["loss"]]])[: step + 1]
-            series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
-            return Approach(theta, u, step, status, loss, series)
-
-        u, check = measure(theta, random_direction(objective.size, objective.dtype, seed), 0)
-        step, interval, losses, checks = 0, 1, [], [check]
-        if not np.isfinite(check["loss"]):
-            return result(EdgeStatus.DIVERGED)
-        if check["sharpness"] >= edge:
-            return result(EdgeStatus.AT_START)
-        too_large = 1e6 * (1 + abs(check["loss"]))
-        with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
-            while step < max_steps:
-                interval = min(interval, max_steps - step)
-                ahead, series = descend(objective, rule, theta, interval, max_interval)
-                series = np.asarray(series)[:interval]
-                grown = ~(series < too_large)
-                if grown.any():
-                    losses.append(series)
-                    step += int(grown.argmax())
-                    return result(EdgeStatus.DIVERGED)
-                u_ahead, check = measure(ahead, u, step + interval)
-                crossed = check["sharpness"] >= edge
-                if crossed and interval > 1:
-                    interval //= 2  # bisection: look again from the last position below
-                    continue
-                theta, u, step = ahead, u_ahead, step + interval
-                slope = (check["sharpness"] - checks[-1]["sharpness"]) / interval
+    with jax.enable_x64(True), tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
+        theta, u = objective.position(theta), random_direction(objective.size, objective.dtype, seed)
+        step, interval, status, losses, checks = 0, 0, None, [], []
+        while status is None:
+            ahead, series = descend(objective, rule, theta, interval, max_interval)
+            series = np.asarray(series)[:interval]
+            grown = ~(series < 1e6 * (1 + abs(checks[0]["loss"]))) if checks else np.zeros(1, bool)
+            if grown.any():
                 losses.append(series)
-                checks.append(check)
-                bar.update(interval)
-                bar.set_postfix_str(f"S = {check['sharpness']:.4g} of {edge:.4g}, loss {check['loss']:.4g}")
-                if not np.isfinite(check["loss"] + check["sharpness"]):
-                    return result(EdgeStatus.DIVERGED)
-                if crossed:
-                    return result(EdgeStatus.REACHED)
-                wait = 0.5 * (edge - check["sharpness"]) / slope if slope > 0 else np.inf
-                interval = int(np.clip(wait, 1, min(2 * interval, max_interval)))
-        return result(EdgeStatus.STEP_LIMIT)
+                step, status = step + int(grown.argmax()), EdgeStatus.DIVERGED
+                break
+            u_ahead, values = _measure(objective, ahead, u, tolerance)
+            check = {"step": step + interval} | {name: float(value) for name, value in values.items()}
+            loss, sharpness = check["loss"], check["sharpness"]
+            if sharpness >= rule.edge and interval > 1:
+                interval //= 2  # bisection: look again from the last position below
+                continue
+            rise = (sharpness - checks[-1]["sharpness"]) / interval if checks else 0.0
+            theta, u, step = ahead, u_ahead, step + interval
+            losses.append(series)
+            checks.append(check)
+            bar.update(interval)
+            bar.set_postfix_str(f"S = {sharpness:.4g} of {rule.edge:.4g}, loss {loss:.4g}")
+            if not np.isfinite(loss) or (step and not np.isfinite(sharpness)):
+                status = EdgeStatus.DIVERGED
+            elif sharpness >= rule.edge:
+                status = EdgeStatus.REACHED if step else EdgeStatus.AT_START
+            elif step == max_steps:
+                status = EdgeStatus.STEP_LIMIT
+            else:
+                wait = 0.5 * (rule.edge - sharpness) / rise if rise > 0 else np.inf
+                longest = min(2 * interval, max_interval, max_steps - step)
+                interval = int(np.clip(wait, 1, max(1, longest)))
+        loss = np.concatenate([*losses, [checks[-1]["loss"]]])[: step + 1]
+        series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
+        return Approach(theta, u, step, status, loss, series)

@@ -93,29 +93,25 @@ class Training(NamedTuple):
 
 @jax.jit(static_argnames=("every", "relative"))
 def _train(objective: Objective, state, rates, every: int, relative: bool) -> Training:
-    """Blocks of ``every`` steps, the position kept before each; ``state`` is θ alone, or a DescentState."""
+    """Blocks of ``every`` steps, the position kept before each; ``state`` holds θ alone, or as a DescentState does."""
 
     def step(state, rate):
-        if isinstance(state, DescentState):
-            record, newest = look(objective, state)
-            rate = rate / record.sharpness.astype(rate.dtype) if relative else rate
-            theta = GradientDescent(rate).update(state.theta, record.gradient)
-            return DescentState(theta, state.newer, newest), (record.loss, rate, record.sharpness, record.products)
-        loss, gradient = objective.value_and_grad(state)
-        unknown = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
-        return GradientDescent(rate).update(state, gradient), (loss, rate, *unknown)
-
-    def position(state):
-        return state.theta if isinstance(state, DescentState) else state
+        theta, *vectors = state
+        if vectors:
+            (loss, gradient, sharpness, _, products), newest = look(objective, DescentState(*state))
+            rate, vectors = rate / sharpness.astype(rate.dtype) if relative else rate, [vectors[1], newest]
+        else:
+            loss, gradient = objective.value_and_grad(theta)
+            sharpness, products = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
+        return (GradientDescent(rate).update(theta, gradient), *vectors), (loss, rate, sharpness, products)
 
     def block(state, some):
-        kept = position(state).astype(objective.dtype)
-        state, series = jax.lax.scan(step, state, some)
-        return state, (kept, series)
+        following, series = jax.lax.scan(step, state, some)
+        return following, (state[0].astype(objective.dtype), series)
 
     state, (kept, series) = jax.lax.scan(block, state, rates.reshape(-1, every))
     loss, rate, sharpness, products = (values.reshape(-1) for values in series)
-    return Training(loss, rate, sharpness, products, position(state), kept)
+    return Training(loss, rate, sharpness, products, state[0], kept)
 
 
 def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:
@@ -151,7 +147,7 @@ def follow(
         raise ValueError(f"every must divide the number of steps {np.size(rates)}, got {every!r}")
     if relative and eigenvector is None:
         raise ValueError("rates relative to 1/S need an eigenvector to start from, got None")
-    state = theta if eigenvector is None else DescentState(theta, eigenvector, eigenvector)
+    state = (theta,) if eigenvector is None else (theta, eigenvector, eigenvector)
     return _train(objective, state, jnp.asarray(rates, theta.dtype), every, relative)
 
 

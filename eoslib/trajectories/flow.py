@@ -89,25 +89,23 @@ def flow_step(
     theta = state.theta
     u = (state.eigenvector / jnp.linalg.norm(state.eigenvector)).astype(objective.dtype)
     value, _, u, _ = improved(objective, theta, u, objective.hvp(theta, u), 2e-2)
-    # Bound of the spectrum over the interval: the sharpness with room for its rise.
-    radius = 1.1 * jnp.maximum(value, 0).astype(theta.dtype)
+    radius = 1.1 * jnp.maximum(value, 0).astype(theta.dtype)  # bound of the spectrum, with room for the rise of S
     duration = jnp.asarray(steps * rule.learning_rate, theta.dtype)
 
     def force(t):
         return -objective.gradient(t).astype(theta.dtype)
 
     def unfinished(carry):
-        end, left, rejected = carry[0], carry[3], carry[-1]
+        end, _, left, _, rejected = carry
         return (left > 1e-9 * duration) & (rejected < 30) & jnp.isfinite(end.loss)
 
     def advance(carry):
-        start, f0, trial, left, count, rejected = carry
-        h = jnp.minimum(trial, left)
+        start, trial, left, count, rejected = carry
+        h, f0 = jnp.minimum(trial, left), -start.gradient.astype(theta.dtype)
         stages = jnp.maximum(2, 1 + jnp.floor(jnp.sqrt(1.54 * h * radius + 1))).astype(jnp.int32)
         new = _chebyshev_step(force, start.theta, f0, h, stages)
         loss, gradient = objective.value_and_grad(new)
-        f1 = -gradient.astype(theta.dtype)
-        error = jnp.linalg.norm(0.8 * (start.theta - new) + 0.4 * h * (f0 + f1))
+        error = jnp.linalg.norm(0.8 * (start.theta - new) + 0.4 * h * (f0 - gradient.astype(theta.dtype)))
         floor = float(jnp.finfo(objective.dtype).eps) * jnp.linalg.norm(start.theta)  # rounding of the derivatives
         ratio = error / (tolerance * jnp.linalg.norm(new - start.theta) + floor)
         ratio = jnp.where(jnp.isfinite(ratio), ratio, 100.0)
@@ -118,12 +116,11 @@ def flow_step(
         # An interval's last step is short for no reason of accuracy: do not let it shrink the next trial.
         trial = jnp.where(accepted, jnp.maximum(trial, h * factor), h * factor)
         left = jnp.where(accepted, left - h, left)
-        return end, jnp.where(accepted, f1, f0), trial, left, count + stages, rejected + (~accepted).astype(jnp.int32)
+        return end, trial, left, count + stages, rejected + (~accepted).astype(jnp.int32)
 
-    trial = jnp.where(state.time_step > 0, state.time_step, duration).astype(theta.dtype)
-    zero = jnp.zeros((), jnp.int32)
-    carry = (state, -state.gradient.astype(theta.dtype), trial, duration, zero, zero)
-    end, _, trial, left, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
+    trial, zero = jnp.where(state.time_step > 0, state.time_step, duration), jnp.zeros((), jnp.int32)
+    carry = state, trial.astype(theta.dtype), duration, zero, zero
+    end, trial, left, count, rejected = jax.lax.while_loop(unfinished, advance, carry)
     done = left <= 1e-9 * duration  # otherwise the error control gave up, and the curve ends here
     end = end._replace(theta=jnp.where(done, end.theta, jnp.nan), loss=jnp.where(done, end.loss, jnp.nan))
     return end._replace(eigenvector=u, time_step=trial), FlowRecord(value, count, rejected)

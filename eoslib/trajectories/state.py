@@ -57,23 +57,16 @@ DEFAULT = Options()
 def start(objective: Objective, rule: GradientDescent, theta, eigenvector, kick) -> tuple[TrackState, Array]:
     """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†."""
     projection = project(objective, theta, eigenvector, rule)
-    u = projection.geometry.eigenvector
-    delta = jnp.sqrt(jnp.maximum(projection.geometry.delta_squared, 0))
-    flow = flow_start(objective, theta, u)
-    theta = theta + (kick * delta * u).astype(theta.dtype)
-    v = (theta - projection.theta).astype(objective.dtype)
+    geometry, u = projection.geometry, projection.geometry.eigenvector
+    delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
+    kicked = theta + (kick * delta * u).astype(theta.dtype)
+    v = (kicked - projection.theta).astype(objective.dtype)
     state = TrackState(
-        descent=DescentState(theta, u, u),
-        flow=flow,
-        constrained=ConstrainedState.at(projection.theta, u),
-        predicted=PredictedState(v, inner(u, v)),
-        generalized=v,
-        transported=projection.geometry.perpendicular,
-        transported_beta=projection.geometry.beta,
-        started=jnp.zeros((), bool),
-        last_y=jnp.zeros((), objective.dtype),
-        step=jnp.zeros((), jnp.int32),
-    )
+        descent=DescentState(kicked, u, u), flow=flow_start(objective, theta, u),
+        constrained=ConstrainedState.at(projection.theta, u), predicted=PredictedState(v, inner(u, v)), generalized=v,
+        transported=geometry.perpendicular, transported_beta=geometry.beta, started=jnp.zeros((), bool),
+        last_y=jnp.zeros((), objective.dtype), step=jnp.zeros((), jnp.int32),
+    )  # fmt: skip
     return state, projection.status
 
 
@@ -81,16 +74,15 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     """Advance every trajectory but the flow, whose (θ, L) is ``flow_at(step)``; return the state and the variables."""
     before = (state.descent.theta - state.constrained.theta).astype(objective.dtype)
     locked = ~state.started
-    carried = jnp.where(locked, before, state.predicted.carried)
-    generalized = jnp.where(locked, before, state.generalized)
+    carried, generalized = (jnp.where(locked, before, v) for v in (state.predicted.carried, state.generalized))
     vs = [carried, *[generalized][: options.generalized], *[state.transported][: bool(options.transport)]]
     constrained, record = constrained_step(objective, rule, state.constrained, jnp.stack(vs))
     geometry = record.geometry
     v = (state.descent.theta - record.theta).astype(objective.dtype)
-    x = inner(geometry.eigenvector, v)
+    x, y = inner(geometry.eigenvector, v), inner(geometry.perpendicular, v)
     predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
     predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
-    general, ratio, flow = None, None, None
+    general = ratio = flow = None
     if options.generalized:
         generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
     transported, beta = state.transported, state.transported_beta
@@ -99,22 +91,21 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         along, fresh = inner(geometry.eigenvector, transported), state.step % options.transport == 0
         image = record.products[-1] - along * geometry.hvp
         moved = transported - along * geometry.eigenvector - rule.learning_rate * image
-        transported = jnp.where(fresh, geometry.perpendicular, moved)
-        beta = jnp.where(fresh, geometry.beta, beta)
+        transported, beta = jnp.where(fresh, geometry.perpendicular, moved), jnp.where(fresh, geometry.beta, beta)
     if options.flow:
         if flow_at is None:
             raise ValueError("options.flow needs flow_at, the flow's (θ, L) at a step; got None")
         flow = flow_at(state.step)
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
-        state.descent.theta, measured, record, violation(geometry, rule), v, prediction, state.started, general, flow,
-        ratio,
+        state.descent.theta, measured, record, violation(geometry, rule), v, x, y, prediction, state.started, general,
+        flow, ratio,
     )  # fmt: skip
     started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
     if options.restart:
-        started = started & ~((state.last_y < 0) & (moment.y >= 0))
+        started = started & ~((state.last_y < 0) & (y >= 0))
     following = TrackState(
-        descent, state.flow, constrained, predicted, generalized, transported, beta, started, moment.y, state.step + 1
+        descent, state.flow, constrained, predicted, generalized, transported, beta, started, y, state.step + 1
     )
     return following, variables.values(moment)
 

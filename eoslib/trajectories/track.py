@@ -17,9 +17,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from eoslib import rules
 from eoslib.objective import Objective
-from eoslib.rules import EDGE_FRACTION, GradientDescent
+from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
 from eoslib.stable_set import ProjectionStatus
 from eoslib.trajectories import assumptions, programs, variables
 from eoslib.trajectories.approach import EdgeStatus, find_instability
@@ -52,7 +51,7 @@ def track_from(
     Raises:
         ValueError: if η or ``steps`` is not positive, θ has the wrong shape or dtype, or ``options`` are inconsistent.
     """
-    rule = rules.resolve(rule)
+    rule = resolve(rule)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps!r}")
     if options.chunk < 1 or options.strided % options.chunk:
@@ -79,25 +78,20 @@ def track_from(
                     keep(values)
                 length = min(options.chunk, steps - done)
                 state, series, interval = advance(objective, rule, state, length, options)
-                keep(series)
-                keep(interval)
+                keep(series | interval)
                 if save is not None:
                     save((state, extras), records)
                 bar.update(length)
-                bar.set_postfix_str(
-                    f"S† = {float(series['constrained_sharpness'][-1]):.5g} of {rule.edge:.5g},"
-                    f" violation {float(series['violation'].max()):.1e}"
-                )
+                sharpness, off = float(series["constrained_sharpness"][-1]), float(series["violation"].max())
+                bar.set_postfix_str(f"S† = {sharpness:.5g} of {rule.edge:.5g}, violation {off:.1e}")
         return dataset(records, rule, options)
 
 
 def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options: Options = DEFAULT) -> xr.Dataset:
     """Return the records of a track as a data set, every variable described, with the steps at which curves ended."""
-    found = {}
-    for name, values in records.items():
-        dims = variables.get(name).dims
-        found[name] = (dims, np.concatenate(values) if dims == ("t",) else np.stack(values))
-    data = xr.Dataset(found)
+    dims = {name: variables.get(name).dims for name in records}
+    joined = {name: np.concatenate(v) if dims[name] == ("t",) else np.stack(v) for name, v in records.items()}
+    data = xr.Dataset({name: (dims[name], values) for name, values in joined.items()})
     for dimension, stride in (("t", 1), ("interval", options.chunk), ("stride", options.strided)):
         if dimension in data.sizes:
             data = data.assign_coords({dimension: np.arange(data.sizes[dimension]) * stride})
@@ -156,7 +150,7 @@ def run(
 
     ``options`` are further arguments of :func:`track_from`; an ``approach`` that is given is not computed.
     """
-    rule = rules.resolve(rule)
+    rule = resolve(rule)
     if approach is None:
         approach = find_instability(objective, theta, rule, max_steps=edge_steps, seed=seed, progress=progress)
     data = xr.Dataset(

@@ -33,6 +33,8 @@ class Moment(NamedTuple):
     constrained: ConstrainedRecord
     violation: Violation  # of the stable set, by θ†
     v: Float[Array, " p"]  # θ − θ†
+    x: Float[Array, ""]  # u·v
+    y: Float[Array, ""]  # ∇S⊥·v
     predicted: PredictedRecord
     predicting: Array  # whether the prediction runs on its own
     generalized: PredictedRecord | None
@@ -43,16 +45,6 @@ class Moment(NamedTuple):
     def geometry(self) -> LocalGeometry:
         """The local geometry at θ†."""
         return self.constrained.geometry
-
-    @property
-    def x(self) -> Float[Array, ""]:
-        """Return x = u·v."""
-        return inner(self.geometry.eigenvector, self.v)
-
-    @property
-    def y(self) -> Float[Array, ""]:
-        """Return y = ∇S⊥·v."""
-        return inner(self.geometry.perpendicular, self.v)
 
     @property
     def sharpness_linear(self) -> Float[Array, ""]:
@@ -196,12 +188,11 @@ def values(moment: Moment) -> dict[str, Array]:
     found = {}
     for row in VARIABLES:
         first, _, second = row.place.removeprefix("norm of ").partition(" - ")
-        if row.dims != ("t",) or getattr(moment, first.partition(".")[0]) is None:
-            continue
-        value = attrgetter(first)(moment)
-        value = value - attrgetter(second)(moment) if second else value
-        value = jnp.linalg.norm(value) if row.place.startswith("norm of ") else value
-        found[row.name] = jnp.asarray(value).astype(moment.theta.dtype)
+        if row.dims == ("t",) and getattr(moment, first.partition(".")[0]) is not None:
+            value = attrgetter(first)(moment)
+            value = value - attrgetter(second)(moment) if second else value
+            value = jnp.linalg.norm(value) if row.place.startswith("norm of ") else value
+            found[row.name] = jnp.asarray(value).astype(moment.theta.dtype)
     return found
 
 
