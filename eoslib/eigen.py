@@ -1,7 +1,8 @@
 """Leading (largest algebraic) eigenpairs of a symmetric operator that is known only through products.
 
-LOBPCG that keeps the images of its basis: an iteration for k pairs applies the operator to k vectors and no more, so
-that a start from a neighboring problem is checked and improved at about one product a pair.
+Knyazev's locally optimal block preconditioned conjugate gradients (LOBPCG), without preconditioner, with the images of
+the basis kept: an iteration for k pairs applies the operator to k vectors and no more, so that a start from a
+neighboring problem is checked and improved at about one product a pair.
 
 >>> import jax.numpy as jnp
 >>> pairs = leading_eigenpairs(lambda v: jnp.array([-100.0, 9.0]) * v, jnp.ones((1, 2)))
@@ -113,8 +114,6 @@ def leading_eigenpairs(
     Raises:
         ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can
             resolve, or ``max_products`` is smaller than k.
-
-    Source: Knyazev's locally optimal block preconditioned conjugate gradients, without preconditioner.
     """
     if start.ndim != 2 or not 1 <= start.shape[0] <= start.shape[1]:
         raise ValueError(f"start must have shape (k, p) with 1 <= k <= p, got {start.shape}")

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
 
 
@@ -39,7 +41,7 @@ def _is_float(leaf) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
-@jax.tree_util.register_dataclass
+@partial(register_dataclass, data_fields=["batch"], meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch"])
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """θ ↦ L(θ) for a flat vector θ of length p, with derivatives; build it with :meth:`create`.
@@ -47,29 +49,21 @@ class Objective:
     θ may be float64 while derivatives are evaluated in ``dtype`` (float32 unless the parameters say otherwise); every
     result comes back in ``dtype``.  The object is a JAX pytree whose only traced content is the batch: pass it as an
     argument to jitted functions.
-
-    Attributes:
-        batch: Pytree of arrays whose common leading axis counts samples, or ``None``.
-        loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples (``loss_fn(params)`` without a batch).
-        unravel: Flat vector of length p in ``dtype`` ↦ pytree of parameters.
-        size: Number of parameters p.
-        dtype: Precision of all derivatives.
-        micro_batch: Samples evaluated at once, where the batch is larger; the same mean piece by piece, in less memory.
     """
 
-    batch: Any
-    loss_fn: Callable = dataclasses.field(metadata={"static": True})
-    unravel: Callable = dataclasses.field(metadata={"static": True})
-    size: int = dataclasses.field(metadata={"static": True})
-    dtype: Any = dataclasses.field(metadata={"static": True})
-    micro_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+    batch: Any  # pytree of arrays whose common leading axis counts samples, or None
+    loss_fn: Callable  # ``loss_fn(params, batch) -> scalar``, a mean over samples (``loss_fn(params)`` without a batch)
+    unravel: Callable  # flat vector of length p in ``dtype`` ↦ pytree of parameters
+    size: int  # number of parameters p
+    dtype: Any  # precision of all derivatives
+    micro_batch: int | None = None  # samples evaluated at once: the same mean of a larger batch, in less memory
 
     @classmethod
     def create(cls, loss_fn: Callable, params, batch=None, *, micro_batch: int | None = None, dtype=None) -> Objective:
         """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
         Of ``params`` only shapes, structure and dtype matter, and ``dtype`` is theirs by default; the other arguments
-        are the attributes above.
+        are the fields above.
 
         Raises:
             ValueError: if a parameter is not floating point, there is none, the loss is not a scalar, the leading axes

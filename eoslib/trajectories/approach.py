@@ -115,8 +115,7 @@ def find_instability(
                 status = EdgeStatus.STEP_LIMIT
             else:
                 wait = 0.5 * (rule.edge - sharpness) / rise if rise > 0 else np.inf
-                longest = min(2 * interval, max_interval, max_steps - step)
-                interval = int(np.clip(wait, 1, max(1, longest)))
+                interval = int(np.clip(wait, 1, max(1, min(2 * interval, max_interval, max_steps - step))))
         loss = np.concatenate([*losses, [checks[-1]["loss"]]])[: step + 1]
         series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
         return Approach(theta, u, step, status, loss, series)

@@ -98,8 +98,7 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
         if f"{curve}_loss" in data:
             bad = ~np.isfinite(data[f"{curve}_loss"].values)
             data.attrs[f"ended_{curve}"] = int(bad.argmax()) if bad.any() else -1
-    second = data["eigenvalues"].values[:, 1] if "eigenvalues" in data else np.zeros(1)
-    late = second >= EDGE_FRACTION * rule.edge
+    late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge if "eigenvalues" in data else np.zeros(1, bool)
     until = int(late.argmax()) * options.strided if late.any() else -1
     attributes = {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
     return variables.describe(data.assign_attrs(attributes))
