@@ -79,6 +79,12 @@ def test_a_loss_that_ceases_to_be_finite_ends_the_search():
     np.testing.assert_allclose(found.loss, [*(0.8 ** (2 * np.arange(4)) / 2), np.nan], rtol=1e-12)  # .8⁴ is below .5
 
 
+def test_a_loss_that_has_grown_at_a_measurement_ends_the_series_there():
+    objective = Objective.create(lambda p: jnp.where(p[0] < 0.55, 1e9, 0.0) + p @ p / 2, jnp.ones(1))
+    found = approach(objective, [1.0], rate=0.2)  # measured at steps 0, 1 and 3, where .8³ is below .55
+    assert (found.status, found.step, found.loss.size) == (EdgeStatus.DIVERGED, 3, 4)
+
+
 @pytest.mark.parametrize(
     ("theta", "options", "message"),
     [
