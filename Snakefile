@@ -10,6 +10,7 @@ What a job depends on is told by digests of content (workflow/digests.py), kept 
 
 import os
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(workflow.basedir)
@@ -43,7 +44,7 @@ def runs_of(notebook):
     """Run files that a notebook draws on; one that shows recorded runs depends on those too."""
     keys = [run.key(SCALE, SEED) for run in chapters.runs(notebook, SCALE)]
     files = [RESULTS / f"{key}.nc" for key in dict.fromkeys(keys)]
-    if SCALE != "paper" and "files.record" in digests.code(ROOT / NOTEBOOKS[notebook]):
+    if SCALE != "paper" and re.search(r"\brecord(ed|ings)\(", digests.code(ROOT / NOTEBOOKS[notebook])):
         files += sorted((RESULTS.parent / "paper").glob("*.nc"))
     return files
 

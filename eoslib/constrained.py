@@ -16,7 +16,7 @@ from eoslib.geometry import LocalGeometry, local_geometry_and_products
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent, resolve
-from eoslib.stable_set import floor_correction, restoring_move, sharpness_correction, violation
+from eoslib.stable_set import floor_correction, restoring_move, sharpness_multiplier, violation
 
 
 class ConstrainedState(NamedTuple):
@@ -65,6 +65,7 @@ def constrained_step(
         tolerance: Violation of S ≤ 2/η, relative, above which it is restored before the step.
         eigen_tolerance: Residual of u relative to S.
     """
+    rule = resolve(rule)
     vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
 
     # One center; a violation beyond the tolerance is restored and the center looked at again.
@@ -85,10 +86,10 @@ def constrained_step(
     turn = jnp.where(rounds > 1, 0, turn - inner(u, turn) * u)
     plain = geometry.sharpness + rule.learning_rate * geometry.alpha  # S after the plain step, to first order
     excess = (plain + inner(perpendicular, turn) - rule.edge).astype(objective.dtype)
-    bend = sharpness_correction(geometry, excess)
+    correction = sharpness_multiplier(geometry, excess)
+    bend = -correction * perpendicular
     rest = ((1 - rule.learning_rate * geometry.sharpness) * inner(u, geometry.gradient)).astype(objective.dtype)
     move = -rule.learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)
-    correction = jnp.maximum(excess, 0) / geometry.beta
     # u turns evenly: extrapolated from the last two it starts far closer to the next, until a refinement or a repair.
     latest = geometry.improved_eigenvector
     start = jnp.where((geometry.products > 1) | (rounds > 1), latest, 2 * latest - state.older.astype(latest.dtype))

@@ -22,8 +22,14 @@ def do_while(body: Callable[[Any], tuple[Any, Any, Any]], start: Any) -> tuple[A
     Args:
         body: A traceable function; what it returns as carry has the structure, shapes and dtypes of ``start``.
         start: The first carry, any pytree.
+
+    Raises:
+        TypeError: if the body returns a carry of another dtype.
     """
     result, carry, _ = jax.eval_shape(body, start)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
-    start = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), start, carry)
+    for leaf, like in zip(jax.tree.leaves(start), jax.tree.leaves(carry), strict=True):
+        if jnp.result_type(leaf) != like.dtype:
+            raise TypeError(f"the body turns a carry of {jnp.result_type(leaf)} into {like.dtype}")
+    start = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), start, carry)  # no weak types
     return jax.lax.while_loop(lambda s: s[2], lambda s: body(s[1]), (empty, start, jnp.ones((), bool)))[:2]

@@ -97,7 +97,7 @@ class Objective:
         return ravel_pytree(params)[0]
 
     def position(self, theta) -> Float[Array, " p"]:
-        """Return θ in the precision in which positions are kept, float64.
+        """Return θ in the precision in which positions are kept: float64, inside ``jax.enable_x64``.
 
         Raises:
             ValueError: if θ is not floating point or has the wrong shape.

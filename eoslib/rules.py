@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
@@ -37,7 +38,7 @@ class GradientDescent:
 
     def update(self, theta: Float[Array, " p"], gradient: Float[Array, " p"]) -> Float[Array, " p"]:
         """Return θ − η∇L, in the precision of θ."""
-        return theta - self.learning_rate * gradient.astype(theta.dtype)
+        return theta - jnp.asarray(self.learning_rate, theta.dtype) * gradient.astype(theta.dtype)
 
 
 #: Every rule, for tests and tables.

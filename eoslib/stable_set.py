@@ -54,10 +54,10 @@ def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
     return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
 
 
-def sharpness_correction(geometry: LocalGeometry, excess) -> Float[Array, " p"]:
-    """Return the shortest move orthogonal to u that lowers the linearized S by a positive ``excess`` (curvature)."""
+def sharpness_multiplier(geometry: LocalGeometry, excess) -> Float[Array, ""]:
+    """Return c ≥ 0 for which the move −c∇S⊥ lowers the linearized S by a positive ``excess``; 0 where ∇S⊥ = 0."""
     beta = geometry.beta
-    return -jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0) * geometry.perpendicular
+    return jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0)
 
 
 def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
@@ -71,7 +71,7 @@ def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Arra
     up_the_wall = violation(geometry, rule).slope > 0.05
     excess = jnp.where(up_the_wall, 0, geometry.sharpness - rule.edge).astype(geometry.sharpness.dtype)
     slope = inner(geometry.eigenvector, geometry.gradient)
-    return floor_correction(geometry, slope) + sharpness_correction(geometry, excess)
+    return floor_correction(geometry, slope) - sharpness_multiplier(geometry, excess) * geometry.perpendicular
 
 
 def project(

@@ -1,13 +1,16 @@
-"""A setting made concrete: its objective, its starting point and its data."""
+"""A setting made concrete: its objective, its starting point and its data; and the run that it asks for."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import jax
+import xarray as xr
 from jaxtyping import Array, Float
 
 from eoslib.objective import Objective
+from eoslib.trajectories import track
+from eoslib.trajectories.approach import Approach, find_instability
 from eoslib.trajectories.state import Options
 from selfstab import data, networks
 from selfstab.settings import Setting
@@ -39,8 +42,20 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
         return Experiment(objective, objective.ravel(params), module, train)
 
 
-def options(setting: Setting) -> Options:
-    """Return what a setting asks its track to record."""
-    return Options(
+def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: bool = True) -> Approach:
+    """Descend to the edge, as a setting asks."""
+    steps = setting.edge_steps
+    return find_instability(
+        prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, progress=progress
+    )
+
+
+def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io) -> xr.Dataset:
+    """Return the approach found and the track from there, as a setting asks; ``io`` as in ``track_from``."""
+    options = Options(
         generalized=setting.generalized, strided=setting.strided, kick=setting.kick, transport=setting.transport
     )
+    return track.run(
+        prepared.objective, prepared.theta, setting.learning_rate, steps=setting.tracked_steps,
+        edge_steps=setting.edge_steps, options=options, seed=seed, approach=found, **io,
+    )  # fmt: skip

@@ -82,8 +82,8 @@ def digest(*modules: str, root: pathlib.Path = ROOT) -> str:
 
 @functools.cache
 def numerical() -> tuple[str, ...]:
-    """Return the modules whose code decides a run's numbers: all behind the experiment and the track."""
-    modules = behind("selfstab.experiment", "eoslib.trajectories.track", stop=SETTINGS)
+    """Return the modules whose code decides a run's numbers: all behind the experiment and its checkpoints."""
+    modules = behind("selfstab.experiment", "selfstab.runs.checkpoints", stop=SETTINGS)
     return tuple(name for name in modules if name not in SETTINGS)
 
 

@@ -15,6 +15,7 @@ import pytest
 import eoslib
 from eoslib.constrained import ConstrainedState, constrained_step
 from eoslib.geometry import epsilon
+from eoslib.objective import Objective
 from eoslib.rules import GradientDescent
 
 ETA = oracles.RATE
@@ -180,3 +181,17 @@ def test_the_transformation_says_what_it_needs():
     with pytest.raises(ValueError, match="floating-point arrays only"):
         transformation.init({"w": jnp.arange(3)})
     assert isinstance(transformation, optax.GradientTransformationExtraArgs)
+
+
+def test_a_valley_whose_sharpness_does_not_change_is_followed():
+    """On a quadratic ∇S = 0: nothing lowers the sharpness, and at the edge no quotient by β = 0 enters the path."""
+    curvatures = jnp.array([3.0, 2.0, 1.0], jnp.float32)
+    objective = Objective.create(lambda p: jnp.sum(curvatures * p**2) / 2, jnp.zeros(3, jnp.float32))
+    rule, u = GradientDescent(2 / 2.9999), jnp.array([1.0, 0.0, 0.0], jnp.float32)
+    state = ConstrainedState.at(jnp.array([0.3, 0.2, 0.1]), u)
+    for _ in range(5):
+        expected = state.theta[1:] * (1 - rule.learning_rate * curvatures[1:].astype(float))
+        state, record = constrained_step(objective, rule, state)
+        assert float(record.correction) == 0
+        np.testing.assert_allclose(state.theta[1:], expected, rtol=1e-6)  # plain gradient descent across the valley
+    assert abs(float(state.theta[0])) < 1e-6  # on its floor

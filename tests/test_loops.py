@@ -70,3 +70,8 @@ def test_it_works_side_by_side_with_each_its_own_number_of_runs():
     starts = jnp.array([1.0, 8.0, 1000.0])
     _, found = jax.vmap(lambda x: do_while(lambda x: (x, x / 2, x > 1), x))(starts)
     np.testing.assert_array_equal(found, [0.5, 0.5, 1000 / 2**11])
+
+
+def test_a_body_that_changes_the_carry_s_precision_is_refused():
+    with pytest.raises(TypeError, match="the body turns a carry of float64 into float32"):
+        do_while(lambda x: (x, x.astype(jnp.float32), x > 1), jnp.array(4.0, jnp.float64))

@@ -18,7 +18,7 @@ from eoslib.stable_set import (
     floor_correction,
     project,
     restoring_move,
-    sharpness_correction,
+    sharpness_multiplier,
     violation,
 )
 
@@ -78,11 +78,11 @@ def test_violation_and_corrections_have_their_closed_forms():
     np.testing.assert_allclose(off.sharpness, toy.sharpness(theta) / EDGE - 1, rtol=1e-9)
     np.testing.assert_allclose(off.slope, abs(u @ gradient) / np.linalg.norm(gradient), rtol=1e-9)
     assert float(violation(geometry, GradientDescent(0.01)).sharpness) == 0  # 2/η = 200: inside
-    move = np.asarray(sharpness_correction(geometry, jnp.array(0.7)))
+    move = np.asarray(-sharpness_multiplier(geometry, jnp.array(0.7)) * geometry.perpendicular)
     np.testing.assert_allclose(move @ slope, -0.7, rtol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(move), 0.7 / toy.beta_at(theta) ** 0.5, rtol=1e-9)  # the shortest
     np.testing.assert_allclose(move @ u, 0, atol=1e-12)
-    np.testing.assert_array_equal(sharpness_correction(geometry, jnp.array(-0.7)), 0)  # the constraint is one-sided
+    np.testing.assert_array_equal(sharpness_multiplier(geometry, jnp.array(-0.7)), 0)  # the constraint is one-sided
     move = floor_correction(geometry, jnp.vdot(geometry.eigenvector, geometry.gradient))
     np.testing.assert_allclose(move, -(u @ gradient) / toy.sharpness(theta) * u, rtol=1e-9, atol=1e-15)
 

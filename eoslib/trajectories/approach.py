@@ -32,7 +32,7 @@ class EdgeStatus(Status):
 class Approach(NamedTuple):
     """Gradient descent up to the first step with S ≥ 2/η."""
 
-    theta: Float[Array, " p"]  # position at the last step recorded
+    theta: Float[Array, " p"]  # position at the last measurement: at ``step``, unless the loss diverged
     eigenvector: Float[Array, " p"]
     step: int
     status: EdgeStatus

@@ -178,8 +178,17 @@ def values(moment: Moment) -> dict[str, Array]:
     return found
 
 
+#: The coordinates of a track, all in steps.
+COORDINATES = {
+    "t": "step after the instability", "interval": "first step of an interval of the flow",
+    "stride": "step at which the assumptions are measured", "approach_step": "step of the approach",
+}  # fmt: skip
+
+
 def describe(data):
     """Return an xarray data set whose known variables carry ``long_name``, ``units``, ``symbol`` and ``source``."""
+    for name in data.coords.keys() & COORDINATES.keys():
+        data[name].attrs |= {"long_name": COORDINATES[name], "units": "steps"}
     for name in data.variables.keys() & _BY_NAME.keys():
         described = {field: getattr(_BY_NAME[name], field) for field in ("long_name", "units", "symbol", "source")}
         data[name].attrs |= {field: words for field, words in described.items() if words}

@@ -17,8 +17,6 @@ import jax
 import xarray as xr
 from filelock import FileLock
 
-from eoslib.trajectories import track
-from eoslib.trajectories.approach import find_instability
 from selfstab import experiment, settings
 from selfstab.records.paths import results_root
 from selfstab.runs.checkpoints import Checkpoints
@@ -48,22 +46,15 @@ def compute(setting: Setting, seed: int = 0, *, progress: bool = True, folder=No
             before = float((checkpoints / "seconds").read_text())
         approach = keeper.load_approach()
         if approach is None:
-            approach = find_instability(
-                prepared.objective, prepared.theta, setting.learning_rate, max_steps=setting.edge_steps, seed=seed,
-                progress=progress,
-            )  # fmt: skip
-            keeper.approach = approach
+            approach = keeper.approach = experiment.approach(setting, seed, prepared, progress=progress)
             keeper.save({}, {}, now=True)
 
         def save(state, records):
             keeper.save(state, records)
             (checkpoints / "seconds").write_text(str(before + time.perf_counter() - begun))
 
-        data = track.run(
-            prepared.objective, prepared.theta, setting.learning_rate, steps=setting.tracked_steps,
-            edge_steps=setting.edge_steps, options=experiment.options(setting), seed=seed, progress=progress,
-            approach=approach, restore=keeper.restore, save=save,
-        )  # fmt: skip
+        io = dict(progress=progress, restore=keeper.restore, save=save)
+        data = experiment.run(setting, seed, prepared, approach, **io)
         data.attrs |= environment() | {
             "setting": json.dumps(dataclasses.asdict(setting)),
             "setting_digest": digest,
