@@ -29,7 +29,7 @@ def do_while(body: Callable[[Any], tuple[Any, Any, Any]], start: Any) -> tuple[A
     result, carry, _ = jax.eval_shape(body, start)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
     for leaf, like in zip(jax.tree.leaves(start), jax.tree.leaves(carry), strict=True):
-        if jnp.result_type(leaf) != like.dtype:
-            raise TypeError(f"the body turns a carry of {jnp.result_type(leaf)} into {like.dtype}")
+        if (dtype := getattr(leaf, "dtype", like.dtype)) != like.dtype:  # a Python number takes the body's
+            raise TypeError(f"the body turns a carry of {dtype} into {like.dtype}")
     start = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), start, carry)  # no weak types
     return jax.lax.while_loop(lambda s: s[2], lambda s: body(s[1]), (empty, start, jnp.ones((), bool)))[:2]

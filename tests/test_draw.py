@@ -27,7 +27,8 @@ def shown(tmp_path, monkeypatch):
 
 def run_with(scale="paper", until=-1, steps=10):
     words = {"scale": scale, "key": "x--eta1--seed0", "seed": 0, "device": "a CPU", "threads": 2, "seconds": 120.0}
-    words |= {"versions": "{}", "single_direction_until": until}
+    words |= {"versions": "{}", "single_direction_until": until, "commit": "0123", "library_digest": "4567"}
+    words |= {"data_hash": "89ab", "date": "today"}
     return xr.Dataset(coords={"t": np.arange(steps)}, attrs=words)
 
 

@@ -247,7 +247,11 @@ def test_killed_and_called_again(project):
     assert list((project / ".snakemake" / "locks").iterdir()), "the kill should leave Snakemake's lock behind"
 
     # Interrupted once more, this time politely, while the stale lock is cleared and the work goes on.
-    target = subprocess.Popen(command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True)
+    # As from a terminal: in the background of a script Ctrl-C is ignored, and children inherit that.
+    target = subprocess.Popen(
+        command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     wait_for(lambda: running_jobs(project))
     target.send_signal(signal.SIGINT)
     _, told = target.communicate(timeout=PATIENCE)
