@@ -1,14 +1,14 @@
-# The verbs. `make help` lists them; the graph behind `figures` and `book` is in Snakefile.
+# The targets. `make help` lists them; the graph behind `figures` and `book` is in Snakefile.
 SCALE = quick
 SEED = 0
 JOBS = 2
 PORT = 8000
 
 VENV = .venv/bin/python
-VERBS = book figures test lint bench serve pdf lock clean help
+TARGETS = book figures test lint bench serve pdf lock clean help
 
 .DEFAULT_GOAL := help
-.PHONY: $(VERBS) environment checked
+.PHONY: $(TARGETS) environment checked
 .NOTPARALLEL:
 
 # `exec` in every recipe: the process that works is then make's own child, and notices when make is gone.
@@ -17,15 +17,15 @@ help:
 	@echo "make book     environment, every run, notebook and figure, and the HTML book in book/_build/html"
 	@echo "make figures  the same without the book: results/SCALE/"
 	@echo "make test     the test suite (after make book it looks at the book in a browser too)"
-	@echo "make lint     ruff (rules and format), and that no notebook carries outputs"
+	@echo "make lint     ruff (rules and format), pyright on eoslib, and that no notebook carries outputs"
 	@echo "make bench    time and memory of the derivatives and of a tracked step, as a table"
 	@echo "make serve    the book at http://localhost:$(PORT)"
 	@echo "make pdf      the book as one PDF (needs chromium)"
-	@echo "make lock     resolve the dependencies again (needs uv)"
+	@echo "make lock     resolve the dependencies again; UPGRADE=1 takes the newest versions, else today's are kept"
 	@echo "make clean    remove what was computed (never results/paper, nor the environment)"
 	@echo
 	@echo "Variables: SCALE=quick|paper (now $(SCALE)), SEED (now $(SEED)), JOBS at a time (now $(JOBS)), PORT."
-	@echo "The first verb makes .venv from requirements.lock. Stop any verb at any time; calling it again continues."
+	@echo "The first target makes .venv from requirements.lock. Stop any target at any time; calling it again continues."
 
 book figures: checked environment
 	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS)
@@ -34,7 +34,8 @@ test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: environment
-	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m pyright \
+	  && $(VENV) -m nbstripout --verify --keep-id notebooks/*.ipynb
 
 bench: environment
 	@exec $(VENV) benchmarks/run.py
@@ -47,10 +48,9 @@ serve: environment
 pdf: checked book
 	@exec $(VENV) workflow/pdf.py
 
-lock:
-	@command -v uv >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv); nothing else does." >&2; exit 1; }
-	uv pip compile pyproject.toml --universal --fork-strategy fewest --python-version 3.11 --all-extras \
-	  --no-header --output-file requirements.lock --upgrade
+lock: environment
+	@exec $(VENV) -m uv pip compile -q pyproject.toml --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+	  --generate-hashes --no-header --no-emit-package eoslib --output-file requirements.lock $(if $(UPGRADE),--upgrade)
 
 clean:
 	rm -rf results/quick results/test results/checkpoints book/_build book/chapters book/_generated book/_assets/vendor

@@ -2,24 +2,27 @@
 
 `make` calls it; it also stands alone, for instance on a cluster (any Snakemake executor, no code of ours):
 
-    .venv/bin/snakemake figures --executor slurm --jobs 20 --config scale=paper seed=0
+    .venv/bin/snakemake figures --workflow-profile workflow/profiles/default \
+      --executor slurm --jobs 20 --config scale=paper seed=0
 
 What a job depends on is told by digests of content (workflow/digests.py), kept by Snakemake as the job's parameters.
 """
 
 import os
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 
 import digests
-from eoslib import results, settings
+from selfstab import chapters, settings, source
+from selfstab.records.paths import results_root
 
 SCALE, SEED = config.get("scale", "quick"), int(config.get("seed", 0))
-settings.known("scale", SCALE, settings.SCALES)
-RESULTS = pathlib.Path(os.path.relpath(results.root(), ROOT)) / SCALE
+settings.check_known("scale", SCALE, settings.SCALES)
+RESULTS = pathlib.Path(os.path.relpath(results_root(), ROOT)) / SCALE
 LOGS = pathlib.Path(".cache") / "logs" / SCALE
 JOB = f"exec {sys.executable} {ROOT / 'workflow' / 'job.py'}"
 NOTEBOOKS = {file.stem: file.relative_to(ROOT) for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
@@ -27,21 +30,21 @@ NOTEBOOKS = {file.stem: file.relative_to(ROOT) for file in sorted((ROOT / "noteb
 RUNS = {
     run.key(SCALE, SEED): (run.setting(SCALE), SEED + run.seed_offset)
     for notebook in NOTEBOOKS
-    for run in settings.notebook_runs(notebook, SCALE)
+    for run in chapters.runs(notebook, SCALE)
 }
 GENERATED = {"_build", "chapters", "_generated", "vendor", "__pycache__"}
 
 
 def behind(notebook):
-    """Library modules that a notebook's code executes."""
-    return digests.modules_behind(digests.code(ROOT / NOTEBOOKS[notebook]), ROOT / "eoslib")
+    """Modules that a notebook's code executes; runs come to it as files."""
+    return digests.modules_behind(digests.code(ROOT / NOTEBOOKS[notebook]))
 
 
 def runs_of(notebook):
     """Run files that a notebook draws on; one that shows recorded runs depends on those too."""
-    keys = [run.key(SCALE, SEED) for run in settings.notebook_runs(notebook, SCALE)]
+    keys = [run.key(SCALE, SEED) for run in chapters.runs(notebook, SCALE)]
     files = [RESULTS / f"{key}.nc" for key in dict.fromkeys(keys)]
-    if SCALE != "paper" and "results.record" in digests.code(ROOT / NOTEBOOKS[notebook]):
+    if SCALE != "paper" and re.search(r"\brecord(ed|ings)\(", digests.code(ROOT / NOTEBOOKS[notebook])):
         files += sorted((RESULTS.parent / "paper").glob("*.nc"))
     return files
 
@@ -72,7 +75,7 @@ rule run:
         RESULTS / "{key}.nc",
     params:
         setting=lambda w: f"setting {RUNS[w.key][0].digest()}",
-        code=f"numerical code {results.library_digest()}",
+        code=f"numerical code {source.numerical_digest()}",
         versions=f"version of a package {digests.versions(ROOT)}",
         name=lambda w: RUNS[w.key][0].name,
         eta=lambda w: repr(RUNS[w.key][0].learning_rate),
@@ -95,7 +98,7 @@ rule notebook:
         record=RESULTS / "records" / "{notebook}.json",
     params:
         cells=lambda w: f"notebook {digests.notebook(ROOT / NOTEBOOKS[w.notebook])}",
-        code=lambda w: f"library code {results.digest_of(*behind(w.notebook))}",
+        code=lambda w: f"library code {source.digest(*behind(w.notebook))}",
         versions=f"version of a package {digests.versions(ROOT, 'theory', besides=digests.NOTEBOOK_PACKAGES)}",
         seed=f"seed {SEED}",
     log:
@@ -114,7 +117,7 @@ rule collect:
         RESULTS / "claims.json",
         RESULTS / "figures.json",
     params:
-        code=f"library code {results.digest_of('reporting')}",
+        code=f"library code {source.digest(*source.behind('selfstab.records.store'))}",
         notebooks=" ".join(NOTEBOOKS),
     log:
         LOGS / "collect.log",
@@ -137,7 +140,7 @@ rule book:
     params:
         scale=f"scale {SCALE}",
         prose=f"text of the book {digests.of_files(ROOT, prose())}",
-        library=f"library reference {digests.of_files(ROOT, (ROOT / 'eoslib').glob('*.py'))}",
+        library=f"library reference {digests.of_files(ROOT, [*(ROOT / 'eoslib').rglob('*.py'), *(ROOT / 'selfstab').rglob('*.py')])}",
         tools=f"book tools {digests.of_files(ROOT, [ROOT / 'workflow' / 'chapters.py', ROOT / 'requirements.lock'])}",
     log:
         LOGS / "book.log",

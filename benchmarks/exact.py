@@ -26,7 +26,7 @@ ROUNDS = 8
 
 
 @functools.partial(jax.jit, static_argnames=("tolerance",))
-def _centre(objective: Objective, theta, start, tolerance):
+def _center(objective: Objective, theta, start, tolerance):
     """The local geometry, its eigenvector to a residual of ``tolerance`` relative to S."""
     pair = leading_eigenpair(lambda v: objective.hvp(theta, v), start, tolerance=tolerance / 2, max_products=200)
     u = pair.vectors[0] * jnp.where(jnp.vdot(pair.vectors[0], start) < 0, -1, 1).astype(start.dtype)
@@ -76,7 +76,7 @@ def nearest(
     """
     u, moved = start, jnp.inf
     for _ in range(ROUNDS):
-        here = _centre(objective, theta, u, tolerance)
+        here = _center(objective, theta, u, tolerance)
         u, sharpness = here.eigenvector, here.sharpness
         if not here.residual <= tolerance * sharpness:
             raise RuntimeError(

@@ -13,7 +13,9 @@ import jax
 import reference
 from starts import PAPER, SMALL, Size, instability, library_start, say
 
-from eoslib import tracking
+from eoslib.rules import GradientDescent
+from eoslib.trajectories import programs
+from eoslib.trajectories import state as tracks
 
 
 def peak_rss() -> int:
@@ -33,7 +35,7 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
         start = library_start(edge)
 
         def step():
-            return tracking._advance(start.objective, start.state, rate, 2, start.options)
+            return tracks.advance(start.objective, GradientDescent(rate), start.state, 2, start.options)
     else:
         state = reference.start(edge.objective, edge.theta, edge.eigenvector, rate)
 
@@ -44,7 +46,7 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
     peak, running = peak_rss(), None
     with contextlib.suppress(OSError):
         # Linux: hand back the heap that compiling left behind, forget the peak, and step once more.
-        tracking._release_heap()
+        programs.release_heap()
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         jax.block_until_ready(step())
         running = peak_rss()

@@ -4,8 +4,8 @@ The schedule is that of arXiv 2209.15594 as published.  At every step:
 
 * gradient descent makes one step, and its sharpness is solved for;
 * gradient flow makes ⌈ηS⌉ Euler sub-steps, S its own sharpness, solved for;
-* the constrained trajectory makes a gradient step and three rounds of the simultaneous linearised projection, each
-  centred where the last one ended, each with its own eigen-solve;
+* the constrained trajectory makes a gradient step and three rounds of the simultaneous linearized projection, each
+  centered where the last one ended, each with its own eigen-solve;
 * the predicted dynamics makes its step in vector form.
 
 Every eigen-solve is ``jax.experimental.sparse.linalg.lobpcg_standard`` from the last eigenvector, at the published
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from eoslib.objective import Objective
 
-ROUNDS = 3  # linearised projections a step
+ROUNDS = 3  # linearized projections a step
 #: Published tolerance.  lobpcg_standard multiplies it by 10 p (λ + ‖Au‖): on 657,010 parameters ‖Au − λu‖ ≤ 0.013 λ.
 TOLERANCE = 1e-9
 

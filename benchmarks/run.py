@@ -36,7 +36,8 @@ from timing import (
     tracked_steps,
 )
 
-from eoslib import data, results
+from selfstab import data, source
+from selfstab.runs.provenance import environment
 
 HERE = pathlib.Path(__file__).parent
 
@@ -87,7 +88,7 @@ def measure(size: Size) -> dict:
     widths = growth_with_width(start, size)
     used = memory(size is SMALL)
     unit = evaluated["gradient"]
-    machine = results.environment()
+    machine = environment()
     compiled = [used[side]["peak_once_compiled"] for side in ("eoslib", "reference")]
     found = {
         "gradient_s": unit,
@@ -122,7 +123,7 @@ def measure(size: Size) -> dict:
         "parameters": start.objective.size,
         "instability_step": edge.step,
         "machine": machine | {"versions": json.loads(machine["versions"])},
-        "library_digest": results.library_digest(),
+        "library_digest": source.numerical_digest(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": time.perf_counter() - BEGUN,
     }

@@ -12,8 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import reference
 
-from eoslib import experiments, results, settings, tracking
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+from eoslib.trajectories import state as tracks
+from eoslib.trajectories.approach import EdgeStatus, find_instability
+from selfstab import experiment, settings
+from selfstab.records.paths import results_root
 
 SEED = 0
 
@@ -23,7 +27,7 @@ class Size(NamedTuple):
 
     scale: str
     rounds: int  # repetitions of a short measurement, of which the least counts
-    chunks: int  # timed chunks of tracking.CHUNK tracked steps
+    chunks: int  # timed chunks of ``Options().chunk`` tracked steps
     repeats: int  # of those and of the reference's steps
     constrained_steps: int  # consecutive steps over which the constrained step is averaged
     common_steps: int  # over which the two sides' constrained trajectories are compared
@@ -59,21 +63,21 @@ class Start(NamedTuple):
 
     setting: settings.Setting
     objective: Objective
-    state: tracking.TrackState
-    options: tracking.Options
+    state: tracks.TrackState
+    options: tracks.Options
 
 
 def instability(size: Size) -> Edge:
     """The instability, from its file, or computed and kept for the next call."""
     setting = settings.get("mlp-cifar10", size.scale, learning_rate=0.02)
-    objective, theta, *_ = experiments.prepare(setting, SEED)
-    file = results.root() / "checkpoints" / f"bench-{setting.scale}-{setting.digest()}-seed{SEED}.npz"
+    objective, theta, *_ = experiment.prepare(setting, SEED)
+    file = results_root() / "checkpoints" / f"bench-{setting.scale}-{setting.digest()}-seed{SEED}.npz"
     if not file.exists():
         say("computing the start: gradient descent until S = 2/η (kept for the next call)")
-        approach = tracking.find_instability(
+        approach = find_instability(
             objective, theta, setting.learning_rate, max_steps=setting.edge_steps, progress=sys.stderr.isatty()
         )
-        if approach.status != tracking.EdgeStatus.REACHED:
+        if approach.status != EdgeStatus.REACHED:
             raise RuntimeError(f"the benchmark needs a start at the edge of stability; {approach.status.message}")
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -86,8 +90,9 @@ def instability(size: Size) -> Edge:
 
 def library_start(edge: Edge) -> Start:
     """The library's state at the instability: gradient descent moved along u by the setting's kick, θ† projected."""
-    options = tracking.Options(kick=edge.setting.kick)
-    state, _ = tracking._start(edge.objective, edge.theta, edge.eigenvector, edge.setting.learning_rate, options.kick)
+    options = tracks.Options(kick=edge.setting.kick)
+    rule = GradientDescent(edge.setting.learning_rate)
+    state, _ = tracks.start(edge.objective, rule, edge.theta, edge.eigenvector, options.kick)
     return Start(edge.setting, edge.objective, state, options)
 
 

@@ -3,23 +3,25 @@
 import jax
 import pytest
 
-from eoslib import dynamics, experiments, settings
-from eoslib.geometry import random_direction
+from eoslib.constrained import ConstrainedState, constrained_step
+from eoslib.eigen import random_direction
+from eoslib.rules import GradientDescent
+from selfstab import experiment, settings
 
 EVALUATIONS = {
     "gradient": lambda o, t, u: o.value_and_grad(t),
     "hvp": lambda o, t, u: o.hvp(t, u),
     "gradient_and_hvp": lambda o, t, u: o.gradient_and_hvp(t, u),
     "cubic": lambda o, t, u: o.cubic(t, u),
-    "constrained_step": lambda o, t, u: dynamics.constrained_step(o, dynamics.ConstrainedState.at(t, u), 0.02)[:2],
+    "constrained_step": lambda o, t, u: constrained_step(o, GradientDescent(0.02), ConstrainedState.at(t, u)),
 }
 
 
 @pytest.fixture(scope="module")
 def problem():
     with jax.enable_x64(True):
-        experiment = experiments.prepare(settings.get("mlp-cifar10", "quick"))
-    return experiment.objective, experiment.theta, random_direction(experiment.objective.size, experiment.theta.dtype)
+        prepared = experiment.prepare(settings.get("mlp-cifar10", "quick"))
+    return prepared.objective, prepared.theta, random_direction(prepared.objective.size, prepared.theta.dtype)
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)

@@ -11,9 +11,12 @@ import numpy as np
 import reference
 from starts import SEED, Size, Start, reference_start, say
 
-from eoslib import dynamics, experiments, tracking
+from eoslib.constrained import constrained_step as step
 from eoslib.eigen import leading_eigenpair
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+from eoslib.trajectories import state as tracks
+from selfstab import experiment
 
 EIGEN_TOLERANCE = 5e-3  # what the constrained step asks of its eigenvector
 
@@ -23,7 +26,7 @@ hvp = jax.jit(lambda objective, theta, u: objective.hvp(theta, u))
 gradient_and_hvp = jax.jit(lambda objective, theta, u: objective.gradient_and_hvp(theta, u))
 cubic = jax.jit(lambda objective, theta, u: objective.cubic(theta, u))
 cubic_and_hvp = jax.jit(lambda objective, theta, u, v: objective.cubic_and_hvps(theta, u, v[None]))
-constrained_step = jax.jit(lambda objective, state, rate: dynamics.constrained_step(objective, state, rate)[:2])
+constrained_step = jax.jit(lambda objective, state, rate: step(objective, GradientDescent(rate), state))
 
 
 @jax.jit
@@ -95,7 +98,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
     objective, rate, length = start.objective, start.setting.learning_rate, start.options.chunk
 
     def advance(state):
-        return tracking._advance(objective, state, rate, length, start.options)
+        return tracks.advance(objective, GradientDescent(rate), state, length, start.options)
 
     def timed(call):
         begun = time.perf_counter()
@@ -120,19 +123,19 @@ def tracked_steps(start: Start, size: Size) -> dict:
             if turn == 0:
                 ours.append(state)
                 records.append(series | strided)
-            for step in range(chunk * per_chunk, (chunk + 1) * per_chunk):
-                (state, values), taken = timed(lambda i=step: reference.tracked_step(objective, theirs[i], rate))
-                theirs_s[step].append(taken)
+            for place in range(chunk * per_chunk, (chunk + 1) * per_chunk):
+                (state, values), taken = timed(lambda i=place: reference.tracked_step(objective, theirs[i], rate))
+                theirs_s[place].append(taken)
                 if turn == 0:
                     theirs.append(state)
                     losses.append(float(values["constrained_loss"]))
-            say(f"a tracked step: {ours_s[chunk][-1]:.3g} s; of the reference: {theirs_s[step][-1]:.3g} s")
+            say(f"a tracked step: {ours_s[chunk][-1]:.3g} s; of the reference: {theirs_s[place][-1]:.3g} s")
     unit, ours_least, theirs_least = min(gradient_s), np.mean([*map(min, ours_s)]), np.mean([*map(min, theirs_s)])
     series = {name: np.concatenate([np.atleast_1d(record[name]) for record in records]) for name in records[0]}
     off = np.abs(series["constrained_sharpness"] * rate / 2 - 1)
     active = series["active"] > 0
     known = series["constrained_loss"][: len(losses)]
-    centres = 1 + series["rounds"][length:]
+    centers = 1 + series["rounds"][length:]
     return {
         "eoslib_s": float(ours_least),
         "eoslib_gradients": float(ours_least / unit),
@@ -149,7 +152,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
         "gd_products": float(series["gd_products"][length:].mean()),
         "constrained_products": float(series["products"][length:].mean()),
         "constrained_expansions": float(
-            (centres + (series["products"][length:] > centres)).mean()
+            (centers + (series["products"][length:] > centers)).mean()
         ),  # refined: once more
         "flow_gradients": float(series["flow_gradients"][1:].mean() / length),
     }
@@ -217,10 +220,10 @@ def growth_with_samples(start: Start, size: Size) -> dict[str, list]:
 def growth_with_width(start: Start, size: Size) -> dict[str, list]:
     objectives = {}
     for width in size.widths:
-        experiment = experiments.prepare(dataclasses.replace(start.setting, width=width), SEED)
+        prepared = experiment.prepare(dataclasses.replace(start.setting, width=width), SEED)
         batch = start.objective.batch  # one copy of the images for all widths
-        objective = dataclasses.replace(experiment.objective, batch=batch)
+        objective = dataclasses.replace(prepared.objective, batch=batch)
         u = jnp.ones(objective.size, objective.dtype) / np.sqrt(objective.size).astype(objective.dtype)
-        objectives[width] = (objective, experiment.theta, u)
+        objectives[width] = (objective, prepared.theta, u)
     found = growth(objectives, max(2, size.rounds // 2))
     return found | {"parameters": [objective.size for objective, *_ in objectives.values()]}

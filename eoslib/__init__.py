@@ -5,31 +5,47 @@
 4.0
 """
 
-from eoslib.dynamics import constrained_gradient_descent
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+from eoslib.constrained import ConstrainedRecord, ConstrainedState, constrained_gradient_descent, constrained_step
 from eoslib.eigen import EigenPairs, EigenStatus, leading_eigenpair, leading_eigenpairs
-from eoslib.geometry import LocalGeometry, Sharpness, local_geometry, sharpness
+from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.objective import Cubic, Objective
+from eoslib.rules import GradientDescent
+from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
-from eoslib.tracking import EdgeStatus, Options, find_instability, track, track_from
+
+if TYPE_CHECKING:
+    from eoslib.trajectories.approach import Approach, EdgeStatus, find_instability
+    from eoslib.trajectories.state import Options
+    from eoslib.trajectories.track import track, track_from
 
 __all__ = [
-    "Cubic",
-    "EdgeStatus",
-    "EigenPairs",
-    "EigenStatus",
-    "LocalGeometry",
-    "Objective",
-    "Options",
-    "Projection",
-    "ProjectionStatus",
-    "Sharpness",
-    "constrained_gradient_descent",
-    "find_instability",
-    "leading_eigenpair",
-    "leading_eigenpairs",
-    "local_geometry",
-    "project",
-    "sharpness",
-    "track",
-    "track_from",
-]
+    "ConstrainedRecord", "ConstrainedState", "Cubic", "EigenPairs", "EigenStatus", "GradientDescent", "LocalGeometry",
+    "Objective", "Projection", "ProjectionStatus", "Sharpness", "constrained_gradient_descent", "constrained_step",
+    "leading_eigenpair", "leading_eigenpairs", "local_geometry", "project", "sharpness",
+]  # fmt: skip
+if importlib.util.find_spec("xarray") and importlib.util.find_spec("tqdm"):  # the extra ``track`` is there
+    __all__ += ["Approach", "EdgeStatus", "Options", "find_instability", "track", "track_from"]
+
+_TRACK = {
+    "Approach": "approach", "EdgeStatus": "approach", "find_instability": "approach", "Options": "state",
+    "track": "track", "track_from": "track",
+}  # fmt: skip
+
+
+def __getattr__(name: str):
+    """Import what needs the extra ``track`` (xarray, tqdm) at its first use."""
+    if name not in _TRACK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"eoslib.trajectories.{_TRACK[name]}"), name)
+    except ModuleNotFoundError as absent:
+        raise ImportError(f"eoslib.{name} needs {absent.name}, which eoslib's extra 'track' brings") from absent
+
+
+def __dir__() -> list[str]:
+    """Name what is public, loaded or not."""
+    return sorted({*globals(), *__all__})

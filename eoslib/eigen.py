@@ -1,7 +1,8 @@
 """Leading (largest algebraic) eigenpairs of a symmetric operator that is known only through products.
 
-LOBPCG that keeps the images of its basis: an iteration for k pairs applies the operator to k vectors and no more, so
-that a start from a neighbouring problem is checked and improved at about one product a pair.
+Knyazev's locally optimal block preconditioned conjugate gradients (LOBPCG), without preconditioner, with the images of
+the basis kept: an iteration for k pairs applies the operator to k vectors and no more, so that a start from a
+neighboring problem is checked and improved at about one product a pair.
 
 >>> import jax.numpy as jnp
 >>> pairs = leading_eigenpairs(lambda v: jnp.array([-100.0, 9.0]) * v, jnp.ones((1, 2)))
@@ -11,7 +12,6 @@ that a start from a neighbouring problem is checked and improved at about one pr
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,24 +19,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from eoslib.status import Status
+
 DENSE_LIMIT = 64  # up to this size the matrix is formed: p products in one batch, then eigh
 
 
-class EigenStatus(enum.IntEnum):
+class EigenStatus(Status):
     """How an eigen-solve ended."""
 
-    CONVERGED = 0
-    PRODUCT_LIMIT = 1
-    NOT_FINITE = 2
+    CONVERGED = "converged: every residual is within its tolerance"
+    PRODUCT_LIMIT = "not converged: the limit on products was reached before every residual was within its tolerance"
+    NOT_FINITE = "not converged: the operator returned a value that is not finite"
 
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return (
-            "converged: every residual is within its tolerance",
-            "not converged: the limit on products was reached before every residual was within its tolerance",
-            "not converged: the operator returned a value that is not finite",
-        )[self]
+
+def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
+    """Return a reproducible random unit vector, the cold start of every eigen-solve."""
+    v = jax.random.normal(jax.random.key(seed), (size,), dtype)
+    return v / jnp.linalg.norm(v)
 
 
 class EigenPairs(NamedTuple):
@@ -49,39 +48,31 @@ class EigenPairs(NamedTuple):
     status: Int[Array, ""]  # an EigenStatus
 
 
-def _finish(values, vectors, residuals, products, tolerance) -> EigenPairs:
-    converged = jnp.all(residuals <= tolerance * jnp.abs(values))
-    finite = jnp.all(jnp.isfinite(residuals))
+def _finish(values, vectors, residuals, products, converged) -> EigenPairs:
     status = jnp.where(converged, EigenStatus.CONVERGED, EigenStatus.PRODUCT_LIMIT)
-    status = jnp.where(finite, status, EigenStatus.NOT_FINITE).astype(jnp.int32)
+    status = jnp.where(jnp.all(jnp.isfinite(residuals)), status, EigenStatus.NOT_FINITE).astype(jnp.int32)
     return EigenPairs(values, vectors, residuals, jnp.asarray(products, jnp.int32), status)
 
 
 def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype) -> EigenPairs:
-    """The k leading eigenpairs through the dense matrix: ``size`` products, then ``eigh``."""
+    """Return the k leading eigenpairs through the dense matrix: ``size`` products, then ``eigh``."""
     matrix = jax.vmap(matvec)(jnp.eye(size, dtype=dtype))  # (p, p)
     values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = values[::-1][:k], vectors[:, ::-1].T[:k]
     residuals = jnp.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
-    finite = jnp.all(jnp.isfinite(residuals))
-    status = jnp.where(finite, EigenStatus.CONVERGED, EigenStatus.NOT_FINITE).astype(jnp.int32)
-    return EigenPairs(values, vectors, residuals, jnp.asarray(size, jnp.int32), status)
+    return _finish(values, vectors, residuals, size, converged=True)
 
 
 def _dot(a, b):
-    """Inner products (m, n) of long rows (m, p) and (n, p).
+    """Inner products (m, n) of long rows (m, p) and (n, p), not as a matrix product.
 
-    Not a matrix product: on CPUs XLA sums some of those with a single row on a side one term after another, which in
-    float32 loses 1e-3 at p = 650,000.
+    On CPUs XLA sums some of those with a single row on a side term by term, which in float32 loses 1e-3 at p = 650,000.
     """
     return jnp.sum(a[:, None] * b[None], axis=-1)
 
 
 def _orthonormal(rows, images):
-    """Orthonormal basis of the span of ``rows`` (m, p), with the images transformed alike; lost directions become zero.
-
-    Returns the basis, its images and a mask of the directions kept.
-    """
+    """Orthonormal basis of the span of ``rows`` (m, p), its images, and a mask: lost directions become zero."""
     norms = jnp.sqrt(jnp.sum(rows * rows, axis=1))
     scale = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
     gram = _dot(rows, rows) * jnp.outer(scale, scale)  # (m, m)
@@ -104,18 +95,13 @@ def _rayleigh_ritz(basis, images, kept, k):
 
 
 def leading_eigenpairs(
-    matvec: Callable,
-    start: Float[Array, "k p"],
-    *,
-    tolerance: float = 1e-3,
-    max_products: int = 1000,
-    dense_limit: int = DENSE_LIMIT,
-) -> EigenPairs:
-    """The k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighbouring problem.
+    matvec: Callable, start: Float[Array, "k p"],
+    *, tolerance: float = 1e-3, max_products: int = 1000, dense_limit: int = DENSE_LIMIT,
+) -> EigenPairs:  # fmt: skip
+    """Find the k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighboring problem.
 
     The largest ALGEBRAIC eigenvalues are sought: for the spectrum {−100, 9} the answer is 9.  The value's error is
-    second
-    order in the residual r: at most ‖r‖, and about ‖r‖²/(λ₁ − λ₂) where λ₁ is separated.  A start that is orthogonal to
+    second order in the residual r: at most ‖r‖, and about ‖r‖²/(λ₁ − λ₂) where λ₁ is separated.  A start orthogonal to
     the leading eigenvector cannot be told from one that has found it: start cold ones at random.
 
     Args:
@@ -125,15 +111,9 @@ def leading_eigenpairs(
         max_products: Give up after so many products (a warm start of k rows alone costs k).
         dense_limit: For p up to this the matrix is formed instead.
 
-    Returns:
-        EigenPairs, with a status in words through :class:`EigenStatus`.
-
     Raises:
         ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can
             resolve, or ``max_products`` is smaller than k.
-
-    Source:
-        Knyazev's locally optimal block preconditioned conjugate gradients, without preconditioner.
     """
     if start.ndim != 2 or not 1 <= start.shape[0] <= start.shape[1]:
         raise ValueError(f"start must have shape (k, p) with 1 <= k <= p, got {start.shape}")
@@ -155,14 +135,13 @@ def leading_eigenpairs(
     images = apply(basis)
     values, coefficients = _rayleigh_ritz(basis, images, kept, k)
     vectors, images = coefficients @ basis, coefficients @ images
-    zero = jnp.zeros_like(vectors)
-    state = (values, vectors, images, zero, zero, residual(values, vectors, images)[1], k)
+    zero, every = jnp.zeros_like(vectors), jnp.ones(k, bool)
+    state = values, vectors, images, zero, zero, residual(values, vectors, images)[1], k
 
     def unfinished(state):
         values, *_, norms, products = state
-        return (
-            jnp.any(norms > tolerance * jnp.abs(values)) & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
-        )
+        inaccurate = jnp.any(norms > tolerance * jnp.abs(values))
+        return inaccurate & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
 
     def iterate(state):
         values, vectors, images, steps, step_images, _, products = state
@@ -170,27 +149,44 @@ def leading_eigenpairs(
         # Rows already converged keep their place in the block; their direction is noise and is cleared.
         gradient = jnp.where((norms > 0)[:, None], gradient / jnp.where(norms > 0, norms, 1)[:, None], 0)
         gradient = gradient - _dot(gradient, vectors) @ vectors
-        gradient_images = apply(gradient)
-        rows = jnp.concatenate([gradient, steps])
-        row_images = jnp.concatenate([gradient_images, step_images])
+        rows, row_images = jnp.concatenate([gradient, steps]), jnp.concatenate([apply(gradient), step_images])
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             overlap = _dot(rows, vectors)
             rows, row_images = rows - overlap @ vectors, row_images - overlap @ images
-        # A step as short as the rounding of its image has no direction: normalised, that image would be noise.
+        # A step as short as the rounding of its image has no direction: normalized, that image would be noise.
         long = jnp.sum(rows[k:] ** 2, axis=1) > (300 * jnp.finfo(rows.dtype).eps) ** 2
-        long = jnp.concatenate([jnp.ones(k, bool), long])[:, None]
+        long = jnp.concatenate([every, long])[:, None]
         rows, row_images, kept = _orthonormal(jnp.where(long, rows, 0), jnp.where(long, row_images, 0))
         basis, basis_images = jnp.concatenate([vectors, rows]), jnp.concatenate([images, row_images])
-        kept = jnp.concatenate([jnp.ones(k, bool), kept])
-        values, coefficients = _rayleigh_ritz(basis, basis_images, kept, k)
+        values, coefficients = _rayleigh_ritz(basis, basis_images, jnp.concatenate([every, kept]), k)
         steps, step_images = coefficients[:, k:] @ rows, coefficients[:, k:] @ row_images
         vectors, images = coefficients @ basis, coefficients @ basis_images
         return values, vectors, images, steps, step_images, residual(values, vectors, images)[1], products + k
 
     values, vectors, images, _, _, norms, products = jax.lax.while_loop(unfinished, iterate, state)
-    return _finish(values, vectors, norms, products, tolerance)
+    return _finish(values, vectors, norms, products, jnp.all(norms <= tolerance * jnp.abs(values)))
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
-    """:func:`leading_eigenpairs` for one pair: one product an iteration; arrays keep a leading axis of one."""
+    """Find one pair by :func:`leading_eigenpairs`: one product an iteration; arrays keep a leading axis of one."""
     return leading_eigenpairs(matvec, start[None], **options)
+
+
+def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Array, " p"], *, tolerance: float):
+    """Return EigenPairs of one pair, from a unit vector u whose image A u is at hand: a start for the next problem.
+
+    The vector is improved by a power step, free of cost, or refined where its residual, relative to the eigenvalue,
+    exceeds the tolerance; the image counts as one product.
+    """
+    value = jnp.sum(u * image)
+    residual = jnp.linalg.norm(image - value * u)
+
+    def refine():
+        pairs = leading_eigenpair(matvec, u, tolerance=tolerance / 2, max_products=100)
+        return pairs._replace(products=pairs.products + 1)
+
+    def keep():
+        power = image * (jnp.sign(value) / jnp.linalg.norm(image))
+        return _finish(value[None], power[None], residual[None], 1, converged=True)
+
+    return jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep)

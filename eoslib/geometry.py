@@ -5,15 +5,30 @@ Each derived quantity is defined here and nowhere else (arXiv 2209.15594, defini
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from eoslib.eigen import EigenStatus, leading_eigenpair, leading_eigenpairs
-from eoslib.objective import Objective
+from eoslib.eigen import leading_eigenpair
+from eoslib.loops import do_while
+from eoslib.objective import Objective, inner
+
+
+def radius_squared(alpha: Any, beta: Any) -> Any:
+    """Return δ² = 2α/β, the squared radius of the oscillation (length²); any arrays that broadcast.
+
+    Negative where α < 0: nothing pushes to the edge there, and there is no oscillation.
+    """
+    return 2 * alpha / beta
+
+
+def epsilon(alpha: Any, learning_rate: Any) -> Any:
+    """Return ε = η√α, the dimensionless parameter: a cycle lasts O(1/ε) steps; NaN where α < 0."""
+    root = jnp.sqrt if isinstance(alpha, jax.Array) else np.sqrt
+    return learning_rate * root(alpha)
 
 
 class LocalGeometry(NamedTuple):
@@ -40,161 +55,69 @@ class LocalGeometry(NamedTuple):
     @property
     def perpendicular(self) -> Float[Array, " p"]:
         """∇S⊥ = (I − u uᵀ) ∇S."""
-        return self.sharpness_gradient - jnp.vdot(self.eigenvector, self.sharpness_gradient) * self.eigenvector
+        return self.sharpness_gradient - inner(self.eigenvector, self.sharpness_gradient) * self.eigenvector
+
+    @property
+    def slope_along_u(self) -> Float[Array, ""]:
+        """∇S·u, the slope of the sharpness along u."""
+        return inner(self.eigenvector, self.sharpness_gradient)
 
     @property
     def alpha(self) -> Float[Array, ""]:
         """α = −∇L·∇S, the strength of progressive sharpening (with ∇S⊥ it is the same where ∇L·u = 0)."""
-        return -jnp.vdot(self.gradient, self.sharpness_gradient)
+        return -inner(self.gradient, self.sharpness_gradient)
 
     @property
     def beta(self) -> Float[Array, ""]:
         """β = ‖∇S⊥‖², the strength of self-stabilization."""
         perpendicular = self.perpendicular
-        return jnp.vdot(perpendicular, perpendicular)
+        return inner(perpendicular, perpendicular)
 
     @property
     def delta_squared(self) -> Float[Array, ""]:
-        """δ² = 2α/β, squared radius of the oscillation (length²); negative where α < 0: nothing pushes to the edge."""
-        return 2 * self.alpha / self.beta
+        """δ² = 2α/β (:func:`radius_squared`)."""
+        return radius_squared(self.alpha, self.beta)
 
     @property
     def cosine(self) -> Float[Array, ""]:
         """γ = α / (‖∇L‖ ‖∇S⊥‖)."""
         return self.alpha / (jnp.linalg.norm(self.gradient) * jnp.sqrt(self.beta))
 
-    def epsilon(self, learning_rate) -> Float[Array, ""]:
-        """ε = η √α, the dimensionless parameter: a cycle lasts O(1/ε) steps; NaN by definition where α < 0."""
-        return learning_rate * jnp.sqrt(self.alpha)
-
 
 def local_geometry_and_products(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    start: Float[Array, " p"],
-    vs: Float[Array, "k p"],
-    *,
-    tolerance: float = 5e-3,
-    max_products: int = 200,
-) -> tuple[LocalGeometry, Float[Array, "k p"]]:
-    """:func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
+    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], vs: Float[Array, "k p"],
+    *, tolerance: float = 5e-3, max_products: int = 200,
+) -> tuple[LocalGeometry, Float[Array, "k p"]]:  # fmt: skip
+    """Return :func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
     dtype = objective.dtype
+    options = {"tolerance": tolerance / 2, "max_products": max_products}
 
-    # A loop, so that the expansion is compiled once: at the start; where that is stale, at the eigenvector refined.
+    def refine(u):
+        pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, **options)
+        return pairs.vectors[0] * jnp.where(inner(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
+
+    # The start first; where it is stale, the eigenvector refined from it.
     def expand(carry):
-        _, _, u, _, spent = carry
+        u, spent = carry
         cubic, products = objective.cubic_and_hvps(theta, u, vs)
-        sharpness = jnp.vdot(u, cubic.hvp)
-        stale = jnp.linalg.norm(cubic.hvp - sharpness * u) > tolerance * jnp.abs(sharpness)
-        geometry = LocalGeometry(cubic.loss, cubic.gradient, sharpness, u, cubic.hvp, cubic.third, spent + 1)
+        geometry = LocalGeometry(cubic.loss, cubic.gradient, inner(u, cubic.hvp), u, cubic.hvp, cubic.third, spent + 1)
+        stale = (spent == 0) & (geometry.residual > tolerance * jnp.abs(geometry.sharpness))
+        refined, more = jax.lax.cond(stale, refine, lambda u: (u, jnp.zeros((), jnp.int32)), u)
+        return (geometry, products), (refined, spent + 1 + more), stale
 
-        def refine(_):
-            pairs = leading_eigenpair(
-                lambda v: objective.hvp(theta, v), u, tolerance=tolerance / 2, max_products=max_products
-            )
-            return pairs.vectors[0] * jnp.where(jnp.vdot(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
-
-        stale = stale & (spent == 0)
-        u, more = jax.lax.cond(stale, refine, lambda _: (u, jnp.zeros((), jnp.int32)), None)
-        return geometry, products, u, stale, spent + 1 + more
-
-    zero, empty, count = jnp.zeros((), dtype), jnp.zeros(objective.size, dtype), jnp.zeros((), jnp.int32)
     u = start.astype(dtype) / jnp.linalg.norm(start).astype(dtype)
-    nothing = LocalGeometry(zero, empty, zero, empty, empty, empty, count)
-    carry = (nothing, jnp.zeros(vs.shape, dtype), u, jnp.ones((), bool), count)
-    return jax.lax.while_loop(lambda carry: carry[3], expand, carry)[:2]
+    return do_while(expand, (u, jnp.zeros((), jnp.int32)))[0]
 
 
 def local_geometry(
     objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], **options
 ) -> LocalGeometry:
-    """The local geometry at θ from a neighbouring eigenvector.
+    """Return the local geometry at θ from ``start``, not zero, a neighboring point's eigenvector; u keeps its sign.
 
     One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that
-    residual is too large is the eigenvector refined and the expansion repeated.
-
-    Args:
-        objective: The loss.
-        theta: Point (p,).
-        start: Vector (p,), not zero: the eigenvector of a neighbouring point; u keeps its sign.
-        **options: ``tolerance``, largest residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its
-            square over the relative eigengap); ``max_products``, limit of one refinement.
+    residual is too large is the eigenvector refined and the expansion repeated.  Options: ``tolerance``, the largest
+    residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its square over the relative eigengap);
+    ``max_products``, the limit of one refinement.
     """
-    return local_geometry_and_products(
-        objective, theta, start, jnp.zeros((0, objective.size), objective.dtype), **options
-    )[0]
-
-
-class Sharpness(NamedTuple):
-    """Largest Hessian eigenvalue of a loss on a pytree of parameters."""
-
-    value: Any  # λ_max, a curvature
-    eigenvector: Any  # pytree like the parameters, unit length
-    error_bound: Any  # some Hessian eigenvalue lies within this distance of value
-    products: int  # Hessian-vector products used
-    status: EigenStatus  # worded: status.message
-
-
-def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
-    """A reproducible random unit vector, the cold start of every eigen-solve."""
-    v = jax.random.normal(jax.random.key(seed), (size,), dtype)
-    return v / jnp.linalg.norm(v)
-
-
-@jax.jit(static_argnames=("tolerance", "max_products"))
-def _solve(objective: Objective, theta, starts, tolerance, max_products):
-    pairs = leading_eigenpairs(
-        lambda v: objective.hvp(theta, v), starts, tolerance=tolerance, max_products=max_products
-    )
-    vector = pairs.vectors[0]
-    image = objective.hvp(theta, vector)  # afresh: the solver's own images carry the rounding of its updates
-    value = jnp.vdot(vector, image)
-    return pairs._replace(values=value[None], residuals=jnp.linalg.norm(image - value * vector)[None]), vector
-
-
-def sharpness(
-    loss_fn: Callable,
-    params,
-    batch=None,
-    *,
-    micro_batch: int | None = None,
-    tolerance: float = 1e-3,
-    max_products: int = 1000,
-    start=None,
-    seed: int = 0,
-) -> Sharpness:
-    """The sharpness S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
-
-    Args:
-        loss_fn: ``loss_fn(params, batch) -> scalar`` (``loss_fn(params)`` where ``batch`` is None), a
-            mean over samples.
-        params: Pytree of floating-point arrays.
-        batch: Pytree of arrays with a common leading axis: the whole data set, for a sharpness that is not a sample's.
-        micro_batch: Samples evaluated at once, where the whole batch does not fit in memory; the result is the same.
-        tolerance: Residual ‖∇²L u − S u‖ accepted, relative to |S|; the relative error of S is about its square.
-        max_products: Limit on Hessian-vector products.
-        start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default.
-        seed: Seed of the random start.
-
-    Returns:
-        Sharpness: value, eigenvector (a pytree), error bound, products used and worded status.
-
-    Raises:
-        ValueError: on parameters that are not floating point, an inconsistent batch, or a tolerance that the dtype
-            cannot resolve.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> result = sharpness(lambda p: 3 * p["w"][0] ** 2 - p["w"][1] ** 2, {"w": jnp.ones(2)})
-        >>> print(result.value, result.status.message)
-        6.0 converged: every residual is within its tolerance
-    """
-    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
-    theta = objective.ravel(params)
-    direction = random_direction(objective.size, objective.dtype, seed) if start is None else objective.ravel(start)
-    pairs, vector = _solve(objective, theta, direction[None].astype(objective.dtype), tolerance, max_products)
-    value, error, status = pairs.values[0], pairs.residuals[0], EigenStatus(int(pairs.status))
-    # The images kept by the solver may have drifted from the operator; the residual measured afresh decides.
-    if status is EigenStatus.CONVERGED and not error <= 2 * tolerance * jnp.abs(value):
-        status = EigenStatus.PRODUCT_LIMIT
-    return Sharpness(value, objective.unravel(vector), error, int(pairs.products) + 1, status)
+    none = jnp.zeros((0, objective.size), objective.dtype)
+    return local_geometry_and_products(objective, theta, start, none, **options)[0]

@@ -13,12 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
+
+
+def inner(a: Float[Array, " p"], b: Float[Array, " p"]) -> Float[Array, ""]:
+    """Return a·b as a sum of products: before JAX 0.10.2, ``jnp.vdot`` of long float32 vectors loses 7e-4 on CPUs."""
+    return jnp.sum(a * b)
 
 
 class Cubic(NamedTuple):
@@ -34,7 +41,7 @@ def _is_float(leaf) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
-@jax.tree_util.register_dataclass
+@partial(register_dataclass, data_fields=["batch"], meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch"])
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """θ ↦ L(θ) for a flat vector θ of length p, with derivatives; build it with :meth:`create`.
@@ -42,33 +49,21 @@ class Objective:
     θ may be float64 while derivatives are evaluated in ``dtype`` (float32 unless the parameters say otherwise); every
     result comes back in ``dtype``.  The object is a JAX pytree whose only traced content is the batch: pass it as an
     argument to jitted functions.
-
-    Attributes:
-        batch: Pytree of arrays whose leading axis counts samples, or ``None``.
-        loss_fn: ``loss_fn(params, batch)``, the mean over the samples of ``batch`` (``loss_fn(params)`` without one).
-        unravel: Flat vector of length p in ``dtype`` ↦ pytree of parameters.
-        size: Number of parameters p.
-        dtype: Precision of all derivatives.
-        micro_batch: Samples per evaluation; larger batches are summed piece by piece.
     """
 
-    batch: Any
-    loss_fn: Callable = dataclasses.field(metadata={"static": True})
-    unravel: Callable = dataclasses.field(metadata={"static": True})
-    size: int = dataclasses.field(metadata={"static": True})
-    dtype: Any = dataclasses.field(metadata={"static": True})
-    micro_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+    batch: Any  # pytree of arrays whose common leading axis counts samples, or None
+    loss_fn: Callable  # ``loss_fn(params, batch) -> scalar``, a mean over samples (``loss_fn(params)`` without a batch)
+    unravel: Callable  # flat vector of length p in ``dtype`` ↦ pytree of parameters
+    size: int  # number of parameters p
+    dtype: Any  # precision of all derivatives
+    micro_batch: int | None = None  # samples evaluated at once: the same mean of a larger batch, in less memory
 
     @classmethod
     def create(cls, loss_fn: Callable, params, batch=None, *, micro_batch: int | None = None, dtype=None) -> Objective:
-        """An objective from a loss on any pytree of parameters.
+        """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
-        Args:
-            loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples, or ``loss_fn(params)`` without a batch.
-            params: Pytree of floating-point arrays; only shapes, structure and dtype matter.
-            batch: Pytree of arrays with one common leading axis (the samples).
-            micro_batch: Evaluate at most so many samples at once; the result is the same mean, in less memory.
-            dtype: Precision of derivatives; that of the parameters by default.
+        Of ``params`` only shapes, structure and dtype matter, and ``dtype`` is theirs by default; the other arguments
+        are the fields above.
 
         Raises:
             ValueError: if a parameter is not floating point, there is none, the loss is not a scalar, the leading axes
@@ -79,8 +74,7 @@ class Objective:
             kinds = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
             raise ValueError(f"params must hold floating-point arrays only, got {kinds or 'nothing'}")
         dtype = jnp.dtype(dtype or jnp.result_type(*leaves))
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-        flat, unravel = ravel_pytree(params)
+        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
         if batch is not None:
             batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype if _is_float(leaf) else None), batch)
             sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(batch)}
@@ -88,106 +82,107 @@ class Objective:
                 raise ValueError(f"all arrays of the batch must share one non-empty leading axis, got {sorted(sizes)}")
             if micro_batch is not None and not 1 <= micro_batch <= max(sizes):
                 raise ValueError(f"micro_batch must lie in 1..{max(sizes)}, got {micro_batch!r}")
-            if micro_batch == max(sizes):
-                micro_batch = None
+            micro_batch = None if micro_batch == max(sizes) else micro_batch
         elif micro_batch is not None:
             raise ValueError(f"micro_batch={micro_batch!r} needs a batch, got None")
         objective = cls(batch, loss_fn, unravel, flat.size, dtype, micro_batch)
+        # Not by `loss`, whose return type is checked in the tests before its shape is named here.
         shape = jax.eval_shape(lambda t: objective._evaluate(lambda f, x: f(x), t), flat).shape
         if shape != ():
             raise ValueError(f"loss_fn must return a scalar (a mean over samples), got shape {shape}")
         return objective
 
     def ravel(self, params) -> Float[Array, " p"]:
-        """Pytree of parameters ↦ flat vector, in the order of :attr:`unravel`."""
+        """Return a pytree of parameters as a flat vector, in the order of :attr:`unravel`."""
         return ravel_pytree(params)[0]
+
+    def position(self, theta) -> Float[Array, " p"]:
+        """Return θ in the precision in which positions are kept: float64, inside ``jax.enable_x64``.
+
+        Raises:
+            ValueError: if θ is not floating point or has the wrong shape.
+        """
+        if not _is_float(theta):
+            raise ValueError(f"theta must be floating point, got {jnp.result_type(theta)}")
+        if jnp.shape(theta) != (self.size,):
+            raise ValueError(f"theta must have shape ({self.size},), got {jnp.shape(theta)}")
+        return jnp.asarray(theta, jnp.float64)
 
     def _evaluate(self, expansion: Callable, theta, *directions):
         """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
-        theta = theta.astype(self.dtype)
-        directions = [d.astype(self.dtype) for d in directions]
-        if self.batch is None:
-            return expansion(lambda t: self.loss_fn(self.unravel(t)), theta, *directions)
+        arguments = [vector.astype(self.dtype) for vector in (theta, *directions)]
 
-        def on(piece):
-            return expansion(lambda t: self.loss_fn(self.unravel(t), piece), theta, *directions)
+        def on(*piece):
+            return expansion(lambda t: self.loss_fn(self.unravel(t), *piece), *arguments)
 
         if self.micro_batch is None:
-            return on(self.batch)
-        n = jax.tree.leaves(self.batch)[0].shape[0]
-        full, m = n // self.micro_batch, self.micro_batch
+            return on() if self.batch is None else on(self.batch)
+        n, m = jax.tree.leaves(self.batch)[0].shape[0], self.micro_batch
+        full, rest = n // m, n % m
         pieces = jax.tree.map(lambda a: a[: full * m].reshape(full, m, *a.shape[1:]), self.batch)
-        zero = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces))
-        )
 
-        def add(total, piece):
-            return jax.tree.map(lambda a, b: a + b * (m / n), total, on(piece)), None
+        def add(total, piece, weight=m / n):
+            return jax.tree.map(lambda a, b: a + b * weight, total, on(piece)), None
 
-        total, _ = jax.lax.scan(add, zero, pieces)
-        if full * m < n:
-            rest = on(jax.tree.map(lambda a: a[full * m :], self.batch))
-            total = jax.tree.map(lambda a, b: a + b * ((n - full * m) / n), total, rest)
-        return total
+        shapes = jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces))
+        total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), pieces)
+        return add(total, jax.tree.map(lambda a: a[full * m :], self.batch), rest / n)[0] if rest else total
 
     def loss(self, theta: Float[Array, " p"]) -> Float[Array, ""]:
-        """L(θ)."""
+        """Return L(θ)."""
         return self._evaluate(lambda f, t: f(t), theta)
 
     def value_and_grad(self, theta: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, " p"]]:
-        """(L, ∇L); one gradient."""
+        """Return (L, ∇L); one gradient."""
         return self._evaluate(lambda f, t: jax.value_and_grad(f)(t), theta)
 
     def gradient(self, theta: Float[Array, " p"]) -> Float[Array, " p"]:
-        """∇L; one gradient."""
+        """Return ∇L; one gradient."""
         return self.value_and_grad(theta)[1]
 
     def hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]) -> Float[Array, " p"]:
-        """∇²L(θ) v; about one and a half gradients."""
-        return self._evaluate(lambda f, t, d: jax.jvp(jax.grad(f), (t,), (d,))[1], theta, v)
+        """Return ∇²L(θ) v; about one and a half gradients."""
+        return self._evaluate(lambda f, t, d: _along(jax.grad(f), t, d)[1], theta, v)
 
     def hvps(self, theta: Float[Array, " p"], vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
-        """∇²L(θ) V for k directions in one pass: the gradient is linearised once."""
+        """Return ∇²L(θ) V for k directions in one pass: the gradient is linearized once."""
         return self._evaluate(lambda f, t, d: jax.vmap(jax.linearize(jax.grad(f), t)[1])(d), theta, vs)
 
     def gradient_and_hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]):
-        """(L, ∇L, ∇²L v) in one pass; about two gradients."""
-
-        def expansion(f, t, d):
-            (value, gradient), (_, hvp) = jax.jvp(jax.value_and_grad(f), (t,), (d,))
-            return value, gradient, hvp
-
-        return self._evaluate(expansion, theta, v)
+        """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
+        (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: _along(jax.value_and_grad(f), t, d), theta, v)
+        return loss, gradient, hvp
 
     def cubic(self, theta: Float[Array, " p"], u: Float[Array, " p"]) -> Cubic:
-        """(L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp of the gradient along u; about two and a half gradients."""
+        """Return (L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp along u; about two and a half gradients."""
         return self._evaluate(_cubic, theta, u)
 
     def cubic_and_hvps(self, theta, u, vs: Float[Array, "k p"]) -> tuple[Cubic, Float[Array, "k p"]]:
-        """:meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient a direction more."""
+        """Return :meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient each."""
 
         def expansion(f, t, d, e):
-            return _cubic(f, t, d), jax.vmap(lambda v: jax.jvp(jax.grad(f), (t,), (v,))[1])(e)
+            return _cubic(f, t, d), jax.vmap(lambda v: _along(jax.grad(f), t, v)[1])(e)
 
         return self._evaluate(expansion, theta, u, vs)
 
     def directional(self, theta: Float[Array, " p"], w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
-        """∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one of its arguments."""
+        """Return ∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one argument."""
         return self._evaluate(lambda f, t, d: _derivative(jax.grad(f), t, d, order - 1), theta, w)
+
+
+def _along(f, theta, d):
+    """Value and derivative along d of f at θ."""
+    return jax.jvp(f, (theta,), (d,))
 
 
 def _derivative(f, theta, d, order: int):
     """The order-th derivative of f at θ along d."""
-    if order == 0:
-        return f(theta)
-    return jax.jvp(lambda t: _derivative(f, t, d, order - 1), (theta,), (d,))[1]
+    return _along(lambda t: _derivative(f, t, d, order - 1), theta, d)[1] if order else f(theta)
 
 
 def _cubic(f, theta, u) -> Cubic:
-    def first(t):
-        return jax.jvp(jax.value_and_grad(f), (t,), (u,))
-
-    ((value, gradient), (_, hvp)), (_, (_, third)) = jax.jvp(first, (theta,), (u,))
+    expansion = _along(lambda t: _along(jax.value_and_grad(f), t, u), theta, u)
+    ((value, gradient), (_, hvp)), (_, (_, third)) = expansion
     return Cubic(value, gradient, hvp, third)

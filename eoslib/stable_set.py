@@ -6,38 +6,27 @@ condition puts θ on the floor of the valley along u.
 
 from __future__ import annotations
 
-import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eoslib.geometry import LocalGeometry, local_geometry
-from eoslib.objective import Objective
+from eoslib.loops import do_while
+from eoslib.objective import Objective, inner
+from eoslib.rules import GradientDescent, resolve
+from eoslib.status import Status
 
 
-class ProjectionStatus(enum.IntEnum):
+class ProjectionStatus(Status):
     """How a projection ended."""
 
-    INSIDE = 0
-    ON_BOUNDARY = 1
-    ROUND_LIMIT = 2
-    NO_DIRECTION = 3
-    NO_VALLEY = 4
-    NOT_FINITE = 5
-
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return (
-            "the projection lies inside the stable set: the sharpness is below 2/η, the constraint is inactive",
-            "the projection lies on the boundary of the stable set: S = 2/η within the tolerance",
-            "the violation left after the last round exceeds the tolerance",
-            "∇S⊥ vanishes where S > 2/η: no direction lowers the sharpness to first order",
-            "the largest Hessian eigenvalue is not positive: there is no valley to put the point on the floor of",
-            "the loss or one of its derivatives is not finite",
-        )[self]
+    INSIDE = "the projection lies inside the stable set: the sharpness is below 2/η, the constraint is inactive"
+    ON_BOUNDARY = "the projection lies on the boundary of the stable set: S = 2/η within the tolerance"
+    ROUND_LIMIT = "the violation left after the last round exceeds the tolerance"
+    NO_DIRECTION = "∇S⊥ vanishes where S > 2/η: no direction lowers the sharpness to first order"
+    NO_VALLEY = "the largest Hessian eigenvalue is not positive: there is no valley to put the point on the floor of"
+    NOT_FINITE = "the loss or one of its derivatives is not finite"
 
 
 class Violation(NamedTuple):
@@ -57,51 +46,38 @@ class Projection(NamedTuple):
     status: Int[Array, ""]  # a ProjectionStatus
 
 
-def check_learning_rate(learning_rate) -> None:
-    """Raise ValueError unless a concrete learning rate is positive and finite (traced values pass)."""
-    if not isinstance(learning_rate, jax.core.Tracer) and not (learning_rate > 0 and learning_rate < float("inf")):
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
-
-
-def violation(geometry: LocalGeometry, learning_rate) -> Violation:
-    """Relative violation of the two conditions of M by the point whose geometry is given."""
-    excess = jnp.maximum(geometry.sharpness * (learning_rate / 2) - 1, 0)
-    slope = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient))
+def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
+    """Return the relative violation of the two conditions of M by the point whose geometry is given."""
+    excess = jnp.maximum(geometry.sharpness / rule.edge - 1, 0)
+    slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
     norm = jnp.linalg.norm(geometry.gradient)
     return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
 
 
-def sharpness_correction(geometry: LocalGeometry, excess) -> Float[Array, " p"]:
-    """Shortest move orthogonal to u that lowers the linearised sharpness by a positive ``excess`` (curvature)."""
+def sharpness_multiplier(geometry: LocalGeometry, excess) -> Float[Array, ""]:
+    """Return c ≥ 0 for which the move −c∇S⊥ lowers the linearized S by a positive ``excess``; 0 where ∇S⊥ = 0."""
     beta = geometry.beta
-    return -jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0) * geometry.perpendicular
+    return jnp.where(beta > 0, jnp.maximum(excess, 0) / jnp.where(beta > 0, beta, 1), 0)
 
 
 def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
-    """Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
+    """Return the Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
     convex = geometry.sharpness > 0
     return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
 
 
-def restoring_move(geometry: LocalGeometry, learning_rate) -> Float[Array, " p"]:
-    """One round of the projection: Newton along u alone while far up the wall, both corrections together after that."""
-    up_the_wall = violation(geometry, learning_rate).slope > 0.05
-    excess = jnp.where(up_the_wall, 0, geometry.sharpness - 2 / learning_rate).astype(geometry.sharpness.dtype)
-    slope = jnp.vdot(geometry.eigenvector, geometry.gradient)
-    return floor_correction(geometry, slope) + sharpness_correction(geometry, excess)
+def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " p"]:
+    """Return the move of one round: Newton along u alone while far up the wall, both corrections together after."""
+    up_the_wall = violation(geometry, rule).slope > 0.05
+    excess = jnp.where(up_the_wall, 0, geometry.sharpness - rule.edge).astype(geometry.sharpness.dtype)
+    slope = inner(geometry.eigenvector, geometry.gradient)
+    return floor_correction(geometry, slope) - sharpness_multiplier(geometry, excess) * geometry.perpendicular
 
 
 def project(
-    objective: Objective,
-    theta: Float[Array, " p"],
-    start: Float[Array, " p"],
-    learning_rate,
-    *,
-    tolerance: float = 1e-5,
-    slope_tolerance: float = 1e-3,
-    eigen_tolerance: float = 1e-3,
-    max_rounds: int = 20,
-) -> Projection:
+    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], rule: GradientDescent | Any,
+    *, tolerance: float = 1e-5, slope_tolerance: float = 1e-3, eigen_tolerance: float = 1e-3, max_rounds: int = 20,
+) -> Projection:  # fmt: skip
     """Project θ onto M.
 
     Newton along u comes first while the point is far up the valley's wall (a gradient-descent iterate has |x| ~ δ: the
@@ -111,62 +87,49 @@ def project(
     Args:
         objective: The loss.
         theta: Point (p,), in the precision that positions are kept in.
-        start: Vector (p,), the eigenvector of a neighbouring point.
-        learning_rate: Step size η.
+        start: Vector (p,), the eigenvector of a neighboring point.
+        rule: Update rule whose edge bounds S, or the step size η of gradient descent.
         tolerance: Accepted |S − 2/η| relative to 2/η, on the outer side.
         slope_tolerance: Accepted |u·∇L| relative to ‖∇L‖.
         eigen_tolerance: Residual of u relative to S.
         max_rounds: Local geometries evaluated at most.
 
-    Returns:
-        Projection with the violation left and a ProjectionStatus.
-
     Raises:
         ValueError: if η, a tolerance or ``max_rounds`` is not positive.
     """
-    check_learning_rate(learning_rate)
+    rule = resolve(rule)
     for name, value in (("tolerance", tolerance), ("slope_tolerance", slope_tolerance), ("max_rounds", max_rounds)):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")
-    edge = 2 / learning_rate
     # A Newton step below the resolution of the positions in the derivatives' precision cannot be told from zero.
     resolution = float(jnp.finfo(objective.dtype).eps)
 
     def status_of(theta, geometry):
-        off = violation(geometry, learning_rate)
-        tiny = jnp.abs(jnp.vdot(geometry.eigenvector, geometry.gradient)) <= jnp.abs(
-            geometry.sharpness
-        ) * resolution * (jnp.linalg.norm(theta).astype(objective.dtype))
+        off, sharpness, length = violation(geometry, rule), geometry.sharpness, jnp.linalg.norm(theta)
+        slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
+        tiny = slope <= jnp.abs(sharpness) * resolution * length.astype(objective.dtype)
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
-        status = jnp.where(
-            feasible,
-            jnp.where(
-                geometry.sharpness < edge * (1 - tolerance), ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY
-            ),
-            ProjectionStatus.ROUND_LIMIT,
-        )
-        status = jnp.where(~feasible & (geometry.sharpness <= 0), ProjectionStatus.NO_VALLEY, status)
         # A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose.
-        reach = jnp.abs(geometry.sharpness - edge) > jnp.sqrt(geometry.beta) * (1 + jnp.linalg.norm(theta)).astype(
-            objective.dtype
-        )
-        status = jnp.where((off.sharpness > tolerance) & reach, ProjectionStatus.NO_DIRECTION, status)
-        finite = jnp.isfinite(geometry.loss) & jnp.isfinite(geometry.sharpness) & jnp.isfinite(off.slope)
-        return jnp.where(finite, status, ProjectionStatus.NOT_FINITE).astype(jnp.int32)
+        far = jnp.abs(sharpness - rule.edge) > jnp.sqrt(geometry.beta) * (1 + length).astype(objective.dtype)
+        cases = {
+            ProjectionStatus.NOT_FINITE: ~jnp.isfinite(jnp.stack([geometry.loss, sharpness, off.slope])).all(),
+            ProjectionStatus.NO_DIRECTION: (off.sharpness > tolerance) & far,
+            ProjectionStatus.INSIDE: feasible & (sharpness < rule.edge * (1 - tolerance)),
+            ProjectionStatus.ON_BOUNDARY: feasible,
+            ProjectionStatus.NO_VALLEY: sharpness <= 0,
+        }
+        # The first case that holds decides.
+        return jnp.select(list(cases.values()), list(cases), ProjectionStatus.ROUND_LIMIT).astype(jnp.int32)
 
-    # The loop looks first and moves after, so that the expansion is compiled once.
-    def improve(state):
-        theta, start, *_, rounds = state
+    # Look first and move after, so that the expansion is compiled once.
+    def improve(carry):
+        theta, start, rounds = carry
         geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
         status = status_of(theta, geometry)
-        moved = theta + restoring_move(geometry, learning_rate).astype(theta.dtype)
         unfinished = (status == ProjectionStatus.ROUND_LIMIT) & (rounds + 1 < max_rounds)
-        following = jnp.where(unfinished, moved, theta)
-        return following, geometry.improved_eigenvector, geometry, status, unfinished, rounds + 1
+        moved = jnp.where(unfinished, theta + restoring_move(geometry, rule).astype(theta.dtype), theta)
+        return (geometry, status), (moved, geometry.improved_eigenvector, rounds + 1), unfinished
 
-    shapes = jax.eval_shape(lambda t, u: local_geometry(objective, t, u), theta, start)
-    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    zero = jnp.zeros((), jnp.int32)
-    state = (theta, start.astype(objective.dtype), nothing, zero, jnp.ones((), bool), zero)
-    theta, _, geometry, status, _, rounds = jax.lax.while_loop(lambda state: state[4], improve, state)
-    return Projection(theta, geometry, violation(geometry, learning_rate), rounds, status)
+    carry = theta, start.astype(objective.dtype), jnp.zeros((), jnp.int32)
+    (geometry, status), (theta, _, rounds) = do_while(improve, carry)
+    return Projection(theta, geometry, violation(geometry, rule), rounds, status)

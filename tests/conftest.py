@@ -1,6 +1,7 @@
 """Strict numerics for every test: double precision at hand, no silent promotion, shapes checked at run time."""
 
 import os
+import pickle
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
@@ -14,6 +15,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusi
 
 import jax
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
@@ -24,21 +26,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-# Before anything imports eoslib; it stays for the whole session.
-HOOK = install_import_hook("eoslib", "beartype.beartype")
+# Before anything imports them; it stays for the whole session. Records take any number, as a notebook gives it.
+CHECKED = [f"selfstab.{name}" for name in ("criteria", "data", "experiment", "networks", "page", "runs", "theory")]
+HOOK = install_import_hook(["eoslib", *CHECKED], "beartype.beartype")
 
 #: Tests whose time goes into compiling many small programs: the compiler's optimizations cost more than they save.
 COMPILE_BOUND = {
     f"test_{name}"
     for name in (
-        "objective", "eigen", "geometry", "stable_set", "dynamics", "tracking", "diagnostics", "results", "criteria",
-        "reference", "claims", "training",
+        "objective", "eigen", "geometry", "rules", "loops", "stable_set", "constrained", "descent", "flow", "approach",
+        "prediction", "track", "assumptions", "variables", "contracts", "runs", "criteria", "reference", "claims",
     )
 }  # fmt: skip
 
 
 #: What takes longest goes first, so that no worker is left alone with it: a worker takes a file at a time.
-LONGEST = ("notebooks", "pages", "models", "workflow", "lab", "site", "tracking", "results", "claims", "reference")
+LONGEST = ("notebooks", "pages", "networks", "workflow", "lab", "site", "track", "runs", "claims", "reference")
 
 
 def pytest_collection_modifyitems(items):
@@ -89,6 +92,16 @@ def network():
 
 
 @pytest.fixture(scope="session")
+def toy_objective():
+    """The toy, its constants the batch: ``dataclasses.replace(toy_objective, batch=toy.constants)`` is another toy."""
+    import oracles
+
+    from eoslib.objective import Objective
+
+    return Objective.create(oracles.toy_loss, jax.numpy.zeros(3), oracles.Toy().constants)
+
+
+@pytest.fixture(scope="session")
 def edge(network):
     """Where plain gradient descent with η = oracles.RATE first has S ≥ 2/η, and the dense eigenvector there."""
     import oracles
@@ -99,21 +112,24 @@ def edge(network):
 
 
 @pytest.fixture(scope="session")
-def tracked(network, edge):
+def tracked(network, edge, shared):
     """Every trajectory of the small network from the edge on, the state at each step kept: (Dataset, states).
 
     One step a chunk, so that the state is seen at each; ``states[t]`` is a TrackState, ``states[-1]`` that at the end.
+    The first worker that asks computes it for all.
     """
     import oracles
 
-    from eoslib import tracking
+    from eoslib.trajectories.state import Options
+    from eoslib.trajectories.track import track_from
 
-    states = []
-    options = tracking.Options(
-        generalized=True, transport=oracles.TRANSPORT, start=0.0, kick=0.5, chunk=1, strided=oracles.STRIDED
-    )
-    data = tracking.track_from(
-        network[0], *edge, oracles.RATE, steps=oracles.STEPS, options=options, progress=False,
-        restore=lambda start: states.append(start[0]), save=lambda kept, _: states.append(kept[0]),
-    )  # fmt: skip
-    return data, states
+    kept, states = shared / "tracked.pickle", []
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.exists():
+            data = track_from(
+                network[0], *edge, oracles.RATE, steps=oracles.STEPS, options=Options(**oracles.OPTIONS),
+                progress=False, restore=lambda start: states.append(start[0]),
+                save=lambda now, _: states.append(now[0]),
+            )  # fmt: skip
+            kept.write_bytes(pickle.dumps((data, states)))
+        return pickle.loads(kept.read_bytes())

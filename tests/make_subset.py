@@ -1,6 +1,6 @@
-"""Make ``eoslib/_subset`` from the canonical files: ``python tests/make_subset.py FOLDER``.
+"""Make ``selfstab/data/_subset`` from the canonical files: ``python tests/make_subset.py FOLDER``.
 
-Prints the size and SHA-256 of each file; the checksums belong into ``eoslib.data.SUBSET_SHA256``.
+Prints the size and SHA-256 of each file; the checksums belong into ``selfstab.data.sources.SUBSET_SHA256``.
 """
 
 import hashlib
@@ -10,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from eoslib import data
+from selfstab.data import images, samples, sentences, sources
 
-IMAGES = {
-    "train": (1000, 1000),
-    "test": (500, 200),
-}  # the first of all classes; of cats and dogs together
+IMAGES = {"train": (1000, 1000), "test": (500, 200)}  # the first of all classes; of cats and dogs together
 SENTENCES = {"train": 1000, "test": 200}
 
 
 def pack_images(indices: np.ndarray, records: np.ndarray) -> bytes:
-    """Inverse of ``eoslib.data.subset_images``."""
+    """Inverse of ``selfstab.data.images.subset``."""
     planes = records[:, 1:].reshape(-1, 3, 32, 32).swapaxes(0, 1).copy()
     planes[::2] -= planes[1]
     planes[..., 1:] -= planes[..., :-1].copy()
@@ -31,22 +28,23 @@ def pack_images(indices: np.ndarray, records: np.ndarray) -> bytes:
 def contents(folder: Path) -> dict[str, bytes]:
     """Uncompressed content of each file of the subset."""
     out = {}
-    for split, (first, balanced) in IMAGES.items():
-        parts = [data._images(name, n, split, folder) for name, n in (("cifar10", first), ("cats-dogs", balanced))]
-        indices, positions = np.unique(np.concatenate([i for i, _ in parts]), return_index=True)
-        out[f"cifar10-{split}.xz"] = pack_images(indices, np.concatenate([r for _, r in parts])[positions])
+    for split, sizes in IMAGES.items():
+        parts = zip(("cifar10", "cats-dogs"), sizes, strict=True)
+        found = [samples.first(name, n, split, images.parts, folder) for name, n in parts]
+        indices, _, records = map(np.concatenate, zip(*found, strict=True))
+        indices, positions = np.unique(indices, return_index=True)
+        out[f"cifar10-{split}.xz"] = pack_images(indices, records[positions])
     for split, n in SENTENCES.items():
-        rows = zip(*data._sentences(n, split, folder), strict=True)
+        rows = zip(*samples.first("sst2", n, split, sentences.parts, folder), strict=True)
         out[f"sst2-{split}.xz"] = "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()
     return out
 
 
 def main(folder: Path) -> None:
-    target = Path(data.__file__).parent / "_subset"
-    target.mkdir(exist_ok=True)
+    sources.SUBSET.mkdir(exist_ok=True)
     for name, raw in contents(folder).items():
         packed = lzma.compress(raw, preset=9)
-        (target / name).write_bytes(packed)
+        (sources.SUBSET / name).write_bytes(packed)
         print(f'    "{name}": "{hashlib.sha256(packed).hexdigest()}",  # {len(packed)} bytes')
 
 

@@ -111,6 +111,7 @@ def _nearest(dense: Dense, point, edge: float, conditions: int) -> np.ndarray:
 INPUTS, WIDTH, SAMPLES = 6, 16, 40  # 129 parameters: above the size up to which eoslib forms the matrix
 RATE = 0.1  # meets the edge with ε = .07, λ_2 at .42 · 2/η
 STEPS, STRIDED, TRANSPORT = 40, 20, 10  # of the trajectories that the tests share: half a cycle
+OPTIONS = dict(generalized=True, transport=TRANSPORT, start=0.0, kick=0.5, chunk=1, strided=STRIDED)  # and theirs
 
 
 def mlp_params(seed: int = 0) -> dict:

@@ -5,7 +5,9 @@ import pathlib
 
 import jax
 
-from eoslib import dynamics, reporting
+from eoslib.rules import GradientDescent
+from eoslib.trajectories import prediction, state
+from selfstab.page import page
 
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 #: Claims that hold at test scale (test_notebooks says so), and must not where the dynamics is wrong.
@@ -19,7 +21,7 @@ def failing(notebook, folder, monkeypatch):
     """Execute a notebook's code in this process, at test scale: which of its CLAIMS do not hold."""
     monkeypatch.setenv("EOSLIB_RESULTS", str(folder))
     monkeypatch.delenv("EOSLIB_DATA", raising=False)
-    monkeypatch.setattr(reporting, "display", lambda *args, **options: None)
+    monkeypatch.setattr(page, "display", lambda *args, **options: None)
     names = {"__name__": "__main__"}
     # A reader's kernel has JAX's own defaults, not those of the tests.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
@@ -35,14 +37,16 @@ def failing(notebook, folder, monkeypatch):
 
 
 def test_the_cubic_force_with_the_wrong_sign_is_seen(tmp_path, monkeypatch):
-    right = dynamics._half_force
-    monkeypatch.setattr(dynamics, "_half_force", lambda *arguments: -right(*arguments))
+    right = prediction.half_force
+    monkeypatch.setattr(prediction, "half_force", lambda *arguments: -right(*arguments))
     assert failing("05_predicted_dynamics", tmp_path, monkeypatch) == CLAIMS["05_predicted_dynamics"]
 
 
 def test_a_learning_rate_twice_too_large_is_seen(tmp_path, monkeypatch):
-    right = dynamics.gradient_descent_step
-    monkeypatch.setattr(
-        dynamics, "gradient_descent_step", lambda objective, state, rate: right(objective, state, 2 * rate)
-    )
+    right = state.gradient_descent_step
+
+    def twice(objective, rule, at):
+        return right(objective, GradientDescent(2 * rule.learning_rate), at)
+
+    monkeypatch.setattr(state, "gradient_descent_step", twice)
     assert failing("04_constrained_trajectory", tmp_path, monkeypatch) == CLAIMS["04_constrained_trajectory"]

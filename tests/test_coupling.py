@@ -1,7 +1,5 @@
 """The coupling theorem's machinery on small losses: derivatives, projection, prediction, and the orders themselves."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +7,14 @@ import oracles
 import pytest
 import scipy.optimize
 
-from eoslib import coupling
+from selfstab.theory import coupling, families
 
 RATE = 0.02
 EDGE = 2 / RATE
 FAMILIES = {
-    "polynomial": (coupling.polynomial_draws, dict(bulk=0.3)),
-    "further directions": (coupling.polynomial_draws, dict(extra=2)),
-    "waves": (coupling.wave_draws, {}),
+    "polynomial": (families.polynomial_draws, dict(bulk=0.3)),
+    "further directions": (families.polynomial_draws, dict(extra=2)),
+    "waves": (families.wave_draws, {}),
 }
 GAP = 1e-4  # of differences of S ≈ 100: at √eps its rounding would be 1e-6 of ∇S; here both errors are below 1e-7
 
@@ -47,11 +45,6 @@ def close(measured, expected, accuracy=oracles.DIFFERENCE):
     np.testing.assert_allclose(measured, expected, atol=accuracy * np.abs(expected).max(), rtol=0)
 
 
-def test_docstring_example():
-    assert doctest.testmod(coupling).failed == 0
-    assert doctest.testmod(coupling).attempted == 3
-
-
 def test_jet_against_dense_and_differences(family):
     _, dense, _, theta, jet = family
     found = jet(theta)
@@ -73,7 +66,7 @@ def test_derivatives_are_symmetric(family):
 
 @pytest.mark.parametrize("extra", [0, 3])
 def test_couplings_are_symmetric_and_as_documented(extra):
-    draws = coupling.polynomial_draws(5, 2, learning_rate=RATE, extra=extra, second=1.25, bulk=0.4)
+    draws = families.polynomial_draws(5, 2, learning_rate=RATE, extra=extra, second=1.25, bulk=0.4)
     draw, other = (jax.tree.map(lambda field: np.asarray(field[i]), draws) for i in (0, 1))  # noqa: B023
     assert np.abs(draw.cubic - other.cubic).max() > 0.1
     for tensor in (draw.cubic, draw.quartic):
@@ -82,7 +75,7 @@ def test_couplings_are_symmetric_and_as_documented(extra):
     np.testing.assert_allclose(draw.cubic[0, 0, :5], [1, 1, 0.6, 0, 0])
     np.testing.assert_allclose([np.linalg.norm(draw.slope), draw.slope[0]], [1, 0], atol=1e-15)
     np.testing.assert_allclose(draw.hessian[:5] * RATE, [2, 0, 0, 0.15, 1.25])
-    quiet = coupling.polynomial_draws(5, 2, learning_rate=RATE, extra=extra)
+    quiet = families.polynomial_draws(5, 2, learning_rate=RATE, extra=extra)
     assert np.abs(quiet.cubic[:, 1:, 1:, 1:]).max() == 0
     np.testing.assert_array_equal(quiet.cubic[0, 0], draw.cubic[0])
     assert np.abs(draw.cubic[1:, 1:, 1:]).max() > 0.1
@@ -130,7 +123,7 @@ def test_geometry_against_closed_form():
     theta = jnp.array([0.4, -0.6, 1.1])
     hessian = jax.hessian(toy.loss)
     third = jax.jit(jax.jacfwd(hessian))(theta)
-    jet = coupling.Jet(toy.loss(theta), jnp.asarray(toy.gradient(theta)), jax.jit(hessian)(theta), third)
+    jet = families.Jet(toy.loss(theta), jnp.asarray(toy.gradient(theta)), jax.jit(hessian)(theta), third)
     local = coupling.dense_geometry(jet, jnp.asarray(toy.eigenvector(theta))).local
     np.testing.assert_allclose(local.sharpness, toy.sharpness(theta), rtol=1e-12)
     np.testing.assert_allclose(local.eigenvector, toy.eigenvector(theta), atol=1e-12)
@@ -200,7 +193,7 @@ def cubic_toys(curvatures):
         cubic[:, i, j, k] = curvatures
     many = lambda row: jnp.tile(jnp.array(row), (len(curvatures), 1))  # noqa: E731
     slope, hessian = many([0, 0.8, 0.6, 0, 0]), many([EDGE, 0, 0, 0.0, 0])
-    return coupling.Polynomial(slope, hessian, jnp.asarray(cubic), jnp.zeros((len(curvatures), 5, 5, 5, 5)))
+    return families.Polynomial(slope, hessian, jnp.asarray(cubic), jnp.zeros((len(curvatures), 5, 5, 5, 5)))
 
 
 def test_prediction_is_exact_on_the_pure_cubic():
@@ -235,7 +228,7 @@ def test_prediction_follows_its_formula():
 @pytest.mark.parametrize("name", ["polynomial", "waves"])
 def test_orders_of_the_errors(name):
     """Slopes over two decades of α well inside the theory's regime; the relative remainder O(ε) bends them by less."""
-    build = {"polynomial": coupling.polynomial_draws, "waves": coupling.wave_draws}[name]
+    build = {"polynomial": families.polynomial_draws, "waves": families.wave_draws}[name]
     alphas = np.geomspace(0.1, 1e-3, 4)
     errors = coupling.coupling_errors(build(20_231, 3, learning_rate=RATE), alphas, learning_rate=RATE)
     assert np.asarray(errors.violation).max() < 1e-6
@@ -248,7 +241,7 @@ def test_orders_of_the_errors(name):
 
 
 def test_longer_horizon_and_smaller_start_have_larger_errors():
-    many, alphas = coupling.polynomial_draws(7, 3, learning_rate=RATE), np.geomspace(0.1, 0.01, 4)
+    many, alphas = families.polynomial_draws(7, 3, learning_rate=RATE), np.geomspace(0.1, 0.01, 4)
     deviation = lambda **run: np.asarray(coupling.coupling_errors(many, alphas, learning_rate=RATE, **run).deviation)  # noqa: E731
     usual = deviation()
     assert (deviation(horizon=9.0) >= usual).all()
@@ -275,12 +268,12 @@ def test_bad_arguments_are_refused(change, message):
 @pytest.mark.parametrize(
     ("build", "change", "message"),
     [
-        (coupling.polynomial_draws, dict(learning_rate=-0.1), "learning_rate must be positive and finite, got -0.1"),
-        (coupling.polynomial_draws, dict(extra=-1), "extra must be finite and at least 0, got -1"),
-        (coupling.polynomial_draws, dict(bulk=float("nan")), "bulk must be finite and at least 0, got nan"),
-        (coupling.wave_draws, dict(size=2), "size must be finite and at least 3, got 2"),
-        (coupling.wave_draws, dict(count=0), "count must be finite and at least 1, got 0"),
-        (coupling.wave_draws, dict(terms=0), "terms must be finite and at least 1, got 0"),
+        (families.polynomial_draws, dict(learning_rate=-0.1), "learning_rate must be positive and finite, got -0.1"),
+        (families.polynomial_draws, dict(extra=-1), "extra must be finite and at least 0, got -1"),
+        (families.polynomial_draws, dict(bulk=float("nan")), "bulk must be finite and at least 0, got nan"),
+        (families.wave_draws, dict(size=2), "size must be finite and at least 3, got 2"),
+        (families.wave_draws, dict(count=0), "count must be finite and at least 1, got 0"),
+        (families.wave_draws, dict(terms=0), "terms must be finite and at least 1, got 0"),
     ],
 )
 def test_families_refuse_bad_arguments(build, change, message):

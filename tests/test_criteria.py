@@ -1,7 +1,5 @@
 """Criteria against their formulas, written out with numpy."""
 
-import doctest
-
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -10,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eoslib import criteria, settings
+from selfstab import criteria, settings
 
 # 32 float64 roundings on numbers below 1e3.
 TOLERANCE = 32 * np.finfo(np.float64).eps * 1e3
@@ -94,7 +92,3 @@ def test_unknown_name_lists_the_known():
 def test_labels_that_do_not_fit_the_outputs_are_refused(criterion, columns, targets):
     with pytest.raises(ValueError, match=rf"needs outputs .* got \(2, {columns}\) and dtype"):
         criterion(jnp.zeros((2, columns)), targets)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(criteria) == (0, 2)

@@ -8,8 +8,6 @@ import json
 import pathlib
 import re
 import subprocess
-import sys
-import tokenize
 import tomllib
 
 import pytest
@@ -18,23 +16,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "eoslib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LIBRARY_PROJECT = tomllib.loads((LIBRARY / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
-EXTRAS = PROJECT["project"]["optional-dependencies"]
-
-#: From low to high; a module imports only what stands lower.
-LAYERS = (
-    ("settings", "objective", "eigen", "reduced"),
-    ("geometry", "criteria", "data"),
-    ("stable_set", "models", "diagnostics"),
-    ("dynamics", "experiments", "coupling"),
-    ("tracking", "training"),
-    ("results",),
-    ("reporting",),
-)
-#: The public names stand above everything numerical and below nobody.
-ENTRY = "__init__"
-#: Most statements of the library. Statements, because they do not depend on where a formatter breaks lines.
-MOST_STATEMENTS = 2200
 
 
 def digests():
@@ -58,15 +41,24 @@ def test_one_version_for_every_python(name):
     assert ";" not in lines[0], "a marker would leave some Python without it"
 
 
-def test_lock_holds_what_the_project_asks_for():
+def test_lock_holds_what_the_two_projects_ask_for():
     from packaging.requirements import Requirement
 
-    asked = PROJECT["project"]["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
-    assert len(asked) > 30
-    for requirement in map(Requirement, asked):
-        assert requirement.specifier.contains(pin(requirement.name)), requirement
-    direct = {name for name, (_, parents) in PINS.items() if "eoslib" in parents}
-    assert direct == {digests().canonical(requirement.name) for requirement in map(Requirement, asked)}
+    total = 0
+    for table in (PROJECT["project"], LIBRARY_PROJECT["project"]):
+        lines = table["dependencies"] + [line for extra in table["optional-dependencies"].values() for line in extra]
+        asked = [requirement for requirement in map(Requirement, lines) if requirement.name != "eoslib"]
+        for requirement in asked:
+            assert requirement.specifier.contains(pin(requirement.name)), requirement
+        direct = {name for name, (_, parents) in PINS.items() if table["name"] in parents}
+        assert direct == {digests().canonical(requirement.name) for requirement in asked}
+        total += len(asked)
+    assert total > 30
+
+
+def test_every_file_of_the_lock_has_its_hash():
+    for block in re.split(r"^(?=[A-Za-z0-9])", LOCK, flags=re.MULTILINE)[1:]:
+        assert re.match(r".*==[^ ]+( ; .*)? \\\n    --hash=sha256:[0-9a-f]{64}\b", block), block.splitlines()[0]
 
 
 def test_lock_names_no_place():
@@ -76,6 +68,7 @@ def test_lock_names_no_place():
 def test_python_versions_agree():
     requires = PROJECT["project"]["requires-python"]
     assert requires == ">=3.11,<3.14"
+    assert requires.startswith(LIBRARY_PROJECT["project"]["requires-python"])
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = next(line for line in environment["dependencies"] if str(line).startswith("python="))
     workflows = [yaml.safe_load(file.read_text()) for file in (ROOT / ".github" / "workflows").glob("*.yml")]
@@ -89,7 +82,10 @@ def test_environment_installs_from_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == PROJECT["project"]["name"]
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["-r requirements.lock", "-e ."]
+    assert pip == ["-r requirements.lock"], "a lock with hashes allows nothing without beside it"
+    after = (ROOT / "postBuild").read_text()
+    assert "pip install --no-deps --no-build-isolation -e ./eoslib -e ." in after
+    assert (ROOT / "postBuild").stat().st_mode & 0o111, "Binder executes it"
     named = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     assert {name.split("=")[0] for name in named} == {"python", "pip"}, "every other package comes from the lock"
 
@@ -111,11 +107,14 @@ def test_citation_is_valid():
     assert all(entry.keys() == {"type", "value"} for entry in paper["identifiers"])
 
 
-def test_package_lists_are_complete():
-    """The built package holds every module, and the changelog speaks of this version."""
-    assert PROJECT["tool"]["setuptools"]["packages"] == ["eoslib"]
-    assert not [folder for folder in LIBRARY.iterdir() if folder.is_dir() and (folder / "__init__.py").exists()]
-    assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
+def test_the_two_distributions_agree():
+    """One version, licence and author; the companion asks for this very library; the changelog speaks of it."""
+    library, companion = LIBRARY_PROJECT["project"], PROJECT["project"]
+    for field in ("version", "license", "authors"):
+        assert library[field] == companion[field]
+    assert f"eoslib[track]=={library['version']}" in companion["dependencies"]
+    assert (LIBRARY / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert f"## {companion['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -135,67 +134,6 @@ def test_notebooks_are_committed_bare(file):
     assert not re.search(r"/home/|/root|/tmp/|/Users/", file.read_text())
 
 
-def test_every_run_table_has_its_notebook():
-    from eoslib import settings
-
-    assert set(settings.NOTEBOOK_RUNS) <= {file.stem for file in NOTEBOOKS}
-
-
-def modules() -> dict[str, pathlib.Path]:
-    return {file.stem: file for file in LIBRARY.glob("*.py")}
-
-
-def test_every_module_has_its_layer():
-    assert {name for layer in LAYERS for name in layer} | {ENTRY} == modules().keys()
-
-
-@pytest.mark.parametrize("name", sorted(modules().keys() - {ENTRY}))
-def test_nothing_lower_imports_anything_higher(name):
-    """Imports inside functions count too; nobody imports the package's public names from within."""
-    height = {module: number for number, layer in enumerate(LAYERS) for module in layer}
-    for imported in digests().imports(modules()[name].read_text(), set(modules())):
-        assert imported != ENTRY, f"{name} imports the package's public names"
-        assert height[imported] < height[name], f"{name} imports {imported}, which stands no lower"
-
-
-def test_reduced_and_eigen_import_no_model():
-    for name in ("reduced", "eigen"):
-        assert not digests().imports(modules()[name].read_text(), set(modules())) & {"models", "criteria", "data"}
-        assert "flax" not in modules()[name].read_text()
-
-
-def test_settings_and_the_graph_read_no_jax():
-    """The table of experiments is read without paying for JAX."""
-    code = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("table", sys.argv[1])
-sys.modules["table"] = table = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(table)
-sys.exit("jax" in sys.modules or not table.names())
-"""
-    assert subprocess.run([sys.executable, "-c", code, str(LIBRARY / "settings.py")]).returncode == 0
-
-
-def test_the_library_stays_thin(capsys):
-    """A bound on its statements; lines of code, without blanks, comments and docstrings, are printed beside it."""
-    lines, statements = {}, {}
-    for name, file in modules().items():
-        source = file.read_text()
-        nodes = list(ast.walk(ast.parse(source)))
-        told = [node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
-        statements[name] = sum(isinstance(node, ast.stmt) for node in nodes) - len(told)
-        silent = {line for node in told for line in range(node.lineno, node.end_lineno + 1)}
-        with open(file, "rb") as handle:
-            skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.ENDMARKER)
-            skipped += (tokenize.INDENT, tokenize.DEDENT)
-            tokens = [token for token in tokenize.tokenize(handle.readline) if token.type not in skipped]
-        covered = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
-        lines[name] = len(covered - silent)
-    with capsys.disabled():
-        print(f"\neoslib: {sum(statements.values())} statements, {sum(lines.values())} lines of code", end=" ")
-    assert sum(statements.values()) <= MOST_STATEMENTS, statements
-
-
 def tracked() -> list[pathlib.Path]:
     told = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if told.returncode:
@@ -213,18 +151,18 @@ def test_no_third_party_script_and_no_generated_file_is_committed():
         if file.suffix == ".js":
             assert file.stat().st_size < 60_000, f"{file.name} looks like a library"
             assert not re.search(r"@license|sourceMappingURL|\(c\) \d{4}", file.read_text()), file.name
-    assert sum(file.stat().st_size for file in LIBRARY.glob("_subset/*")) < 5_000_000
+    assert sum(file.stat().st_size for file in (ROOT / "selfstab" / "data" / "_subset").iterdir()) < 5_000_000
 
 
-def test_ci_runs_the_verbs_of_the_readme():
+def test_ci_runs_the_targets_of_the_readme():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    verbs = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for verb in ("make book", "make test"):
-        assert verb in readme
-        assert f"\n{verb}\n" in ci
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in ("make book", "make test"):
+        assert target in readme
+        assert f"\n{target}\n" in ci
     assert ci.rstrip().endswith("make test"), "its closing line ends the log"
     assert "set -euo pipefail" in ci
-    assert set(re.findall(r"`make (\w+)", readme)) <= verbs | {"book", "figures"}
+    assert set(re.findall(r"`make (\w+)", readme)) <= targets | {"book", "figures"}
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

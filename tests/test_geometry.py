@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 import eoslib
 from eoslib.eigen import EigenStatus
-from eoslib.geometry import local_geometry, local_geometry_and_products
-from eoslib.objective import Objective
+from eoslib.geometry import epsilon, local_geometry, local_geometry_and_products
 
 geometry_at = jax.jit(local_geometry, static_argnames=("tolerance", "max_products"))
 
@@ -83,14 +82,9 @@ def test_derived_quantities_against_dense(at_edge, exact):
         (exact.beta, beta),
         (exact.delta_squared, 2 * alpha / beta),
         (exact.cosine, cosine),
-        (exact.epsilon(0.1), 0.1 * np.sqrt(alpha)),
+        (epsilon(exact.alpha, 0.1), 0.1 * np.sqrt(alpha)),
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-6)  # first order in the tilt of u, 1e-9 times ‖∇³L‖
-
-
-@pytest.fixture(scope="module")
-def toy_objective():
-    return Objective.create(oracles.toy_loss, jnp.zeros(3), oracles.Toy().constants)
 
 
 @given(
@@ -121,7 +115,7 @@ def test_negative_alpha_gives_a_negative_radius_squared_and_no_epsilon(toy_objec
     found = geometry_at(objective, jnp.zeros(3), jnp.array([1.0, 0.0, 0.0]), tolerance=1e-13)
     np.testing.assert_allclose(found.delta_squared, alpha, rtol=1e-12)  # 2α/β, nothing clipped
     np.testing.assert_allclose(found.cosine, np.sign(alpha), rtol=1e-12)
-    np.testing.assert_allclose(found.epsilon(0.02), 0.02 * 1.5**0.5 if alpha > 0 else np.nan, rtol=1e-12)
+    np.testing.assert_allclose(epsilon(found.alpha, 0.02), 0.02 * 1.5**0.5 if alpha > 0 else np.nan, rtol=1e-12)
 
 
 # --- the start --------------------------------------------------------------------------------------------------------

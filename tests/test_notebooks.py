@@ -1,5 +1,6 @@
 """Every notebook runs by papermill at test scale, on the data in the repository, and keeps to the schema."""
 
+import ast
 import importlib.util
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import urllib.request
 
 import papermill
@@ -16,7 +18,9 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from test_claims import CLAIMS
 
-from eoslib import reporting, settings
+from selfstab import chapters
+from selfstab.records import store
+from selfstab.records.claims import verdict
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 #: Whose claims the recorded runs can judge.
@@ -32,7 +36,7 @@ SESSIONS = "http://192.0.2.1:9000/api/sessions"
 
 
 def test_every_notebook_with_runs_exists():
-    assert set(settings.NOTEBOOK_RUNS) <= {file.stem for file in NOTEBOOKS}
+    assert set(chapters.RUNS) <= {file.stem for file in NOTEBOOKS}
 
 
 def cells(notebook: pathlib.Path, kind: str) -> list[dict]:
@@ -42,7 +46,7 @@ def cells(notebook: pathlib.Path, kind: str) -> list[dict]:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebook_reads_as_a_page(notebook):
-    """It opens with its claim, its first code installs the library where that is missing, and it tells its limits."""
+    """It opens with its claim, its first code installs the library where that is missing, and it states its limits."""
     assert "**Claim.**" in cells(notebook, "markdown")[0]["source"]
     first, *others = cells(notebook, "code")
     assert first["source"] == LAUNCH
@@ -52,49 +56,96 @@ def test_notebook_reads_as_a_page(notebook):
     assert others[-1]["source"].strip().endswith("page.close()")
 
 
+def asked_for(code: str) -> set[str]:
+    """Names of the runs that a cell asks for by ``page.runs``, each by a constant or as one of a spread series."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func) == "page.runs"]
+    given = "".join(f"{ast.unparse(argument)}, " for call in calls for argument in call.args)
+    return set(eval(f"({given})", {}))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebook_asks_for_its_runs_where_a_reader_sees_it(notebook):
+    """One open cell asks for the runs of the table that the task graph reads; nothing else trains them."""
+    asking = [cell for cell in cells(notebook, "code") if "page.runs(" in cell["source"]]
+    listed = {run.name for run in chapters.RUNS.get(notebook.stem, ())}
+    assert len(asking) == bool(listed)
+    for cell in asking:
+        assert asked_for(cell["source"]) == listed
+        assert not cell["metadata"].get("tags")
+        assert not cell["metadata"].get("jupyter")
+    names = {
+        getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
+        for cell in cells(notebook, "code")
+        for node in ast.walk(ast.parse(cell["source"]))
+    }
+    assert not names & {"compute", "load_or_run"}
+
+
 @pytest.fixture
 def launched(monkeypatch, tmp_path):
-    """``launched(found=None)``: the cell that installs, run in an empty folder; what it asked pip for."""
+    """``launched(found=None)``: the cell that installs, run in an empty folder; what it asked pip to install."""
     monkeypatch.chdir(tmp_path)
     for name in ("EOSLIB_REPOSITORY", "COLAB_JUPYTER_IP"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     asked = []
-    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.extend(command[5:]))
 
     def run(found=None):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
         exec(LAUNCH, {})
-        return [command[-1] for command in asked]
+        return asked
 
     return run
+
+
+def both(address: str) -> list[str]:
+    """What pip is asked for where both packages come from a repository."""
+    return [f"eoslib @ {address}#subdirectory=eoslib", f"selfstab[theory] @ {address}"]
+
+
+def test_launch_is_short():
+    assert len(LAUNCH.splitlines()) <= 6
 
 
 def test_launch_does_nothing_where_the_library_is(launched):
     assert launched(found=object()) == []
 
 
-def test_launch_from_a_checkout(launched, monkeypatch, tmp_path):
-    (tmp_path / "eoslib").mkdir()
-    (tmp_path / "eoslib" / "settings.py").touch()
+@pytest.mark.parametrize("place", ["notebooks", "."])
+def test_launch_from_a_checkout(place, launched, monkeypatch, tmp_path):
+    """It is installed editable, and found at once: Python reads what an editable install leaves when it starts."""
+    (tmp_path / "selfstab").mkdir()
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    assert launched() == [f"eoslib[theory] @ {tmp_path.as_uri()}"]
+    monkeypatch.chdir(tmp_path / place)
+    assert launched() == ["-e", f"{tmp_path}/eoslib", "-e", f"{tmp_path}[theory]"]
+    assert str(tmp_path) in sys.path
 
 
 def test_launch_on_colab(launched, monkeypatch):
     """Colab tells its kernel where the notebook was opened from."""
     opened = "fileId=https%3A%2F%2Fgithub.com%2Fsomebody%2Fa-book%2Fblob%2Fnext%2Fstep%2Fnotebooks%2F01_x.ipynb"
-    answer = io.BytesIO(json.dumps([{"name": "01_x.ipynb", "path": opened}]).encode())
+    session = {"name": "01_x.ipynb", "path": opened, "notebook": {"name": "01_x.ipynb", "path": opened}}
+    answer = io.BytesIO(json.dumps([session]).encode())
     monkeypatch.setenv("COLAB_JUPYTER_IP", "192.0.2.1")
     monkeypatch.setattr(urllib.request, "urlopen", lambda address, timeout: {SESSIONS: answer}[address])
-    assert launched() == ["eoslib[theory] @ git+https://github.com/somebody/a-book@next/step"]
+    assert launched() == both("git+https://github.com/somebody/a-book@next/step")
+
+
+def test_launch_on_colab_from_elsewhere_than_a_repository(launched, monkeypatch):
+    answer = io.BytesIO(json.dumps([{"name": "01_x.ipynb", "path": "fileId=1aB"}]).encode())
+    monkeypatch.setenv("COLAB_JUPYTER_IP", "192.0.2.1")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda address, timeout: {SESSIONS: answer}[address])
+    with pytest.raises(SystemExit, match=r"selfstab is not installed.*set EOSLIB_REPOSITORY"):
+        launched()
 
 
 def test_launch_from_a_named_repository_or_not_at_all(launched, monkeypatch):
-    with pytest.raises(RuntimeError, match=r"eoslib is not installed.*set EOSLIB_REPOSITORY"):
+    with pytest.raises(SystemExit, match=r"selfstab is not installed.*set EOSLIB_REPOSITORY"):
         launched()
     monkeypatch.setenv("EOSLIB_REPOSITORY", "git+https://example.org/a-book")
-    assert launched() == ["eoslib[theory] @ git+https://example.org/a-book"]
+    assert launched() == both("git+https://example.org/a-book")
 
 
 class KeptKernel(NBClientEngine):
@@ -106,8 +157,8 @@ class KeptKernel(NBClientEngine):
     def execute_managed_notebook(cls, notebook, kernel_name, **options):
         client = cls.kernel.client()
         client.start_channels()
-        client.wait_for_ready(timeout=60)
-        assert client.execute_interactive("%reset -f", timeout=60)["content"]["status"] == "ok"
+        client.wait_for_ready(timeout=600)
+        assert client.execute_interactive("%reset -f", timeout=600)["content"]["status"] == "ok"
         client.stop_channels()
         client = PapermillNotebookClient(notebook, km=cls.kernel)
         try:
@@ -137,23 +188,21 @@ def test_notebook_runs_and_records(notebook, results, tmp_path):
     options = {"engine_name": "kept", "kernel_name": "python3", "progress_bar": False}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", {"scale": "test"}, **options)
     record = json.loads((results / "test" / "records" / f"{notebook.stem}.json").read_text())
-    reporting.check_record(record)
+    store.check_record(record)
     assert record["claims"]
     for claim in record["claims"]:
         measured = float("nan") if claim["measured"] is None else claim["measured"]
-        assert claim["verdict"] == reporting.verdict(
-            claim["relation"], claim["predicted"], measured, claim["tolerance"]
-        )
+        assert claim["verdict"] == verdict(claim["relation"], claim["predicted"], measured, claim["tolerance"])
     recorded = [claim | claim["recorded"] for claim in record["claims"] if "recorded" in claim]
     assert bool(recorded) == (notebook.stem[:2] in JUDGED)
     for claim in recorded:
         measured = float("nan") if claim["measured"] is None else claim["measured"]
         values = claim["relation"], claim["predicted"], measured, claim["tolerance"]
-        assert claim["verdict"] == reporting.verdict(*values)
+        assert claim["verdict"] == verdict(*values)
     holding = {claim["id"] for claim in record["claims"] if claim["verdict"] == "holds"}
     assert holding >= CLAIMS.get(notebook.stem, set())
     for figure in record["figures"]:
-        for kind in reporting.FIGURE_FILES:
+        for kind in store.FIGURE_FILES:
             assert (results / "test" / figure[kind]).stat().st_size > 200
         assert figure["provenance"]["scale"] == ("paper" if figure["id"].endswith("-paper") else "test")
     shown = json.loads((tmp_path / "out.ipynb").read_text())

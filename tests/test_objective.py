@@ -162,3 +162,9 @@ def test_a_theta_of_the_wrong_length_is_refused(network, method):
     objective, theta, _ = network
     with pytest.raises(ValueError, match=r"theta must have shape \(129,\), got \(128,\)"):
         getattr(objective, method)(theta[:-1])
+
+
+def test_integer_parameters_are_refused(toy_objective):
+    """The tests' checks of types come before it in the other functions; outside the tests there are none."""
+    with pytest.raises(ValueError, match="theta must be floating point, got int64"):
+        toy_objective.position(jnp.array([0, 0, 0]))

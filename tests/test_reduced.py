@@ -8,7 +8,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eoslib import reduced
+from selfstab.theory import reduced
 
 
 @settings(max_examples=50)

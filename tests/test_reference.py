@@ -12,8 +12,10 @@ import oracles
 import pytest
 from jax.experimental.sparse.linalg import lobpcg_standard
 
-from eoslib import tracking
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+from eoslib.trajectories import state as states
+from eoslib.trajectories.approach import EdgeStatus, find_instability
 
 EPS = np.finfo(np.float64).eps
 STEPS = 50
@@ -140,9 +142,9 @@ def _network():
 
 class Both(NamedTuple):
     objective: Objective
-    start: tracking.TrackState
+    start: states.TrackState
     ours: dict[str, np.ndarray]  # series (STEPS + 1,)
-    ours_end: tracking.TrackState
+    ours_end: states.TrackState
     theirs: dict[str, np.ndarray]
     theirs_end: Any
 
@@ -153,15 +155,16 @@ def both():
     with jax.enable_x64(True):
         objective, params = _network()
         assert objective.size == 210
-        approach = tracking.find_instability(
+        approach = find_instability(
             objective, objective.ravel(params), NETWORK_RATE, max_steps=20_000, max_interval=500, progress=False
         )  # fmt: skip
-        assert approach.status == tracking.EdgeStatus.REACHED
-        options = tracking.Options(kick=0.5, chunk=STEPS // 2)
-        start, _ = tracking._start(objective, approach.theta, approach.eigenvector, NETWORK_RATE, options.kick)
+        assert approach.status == EdgeStatus.REACHED
+        options = states.Options(kick=0.5, chunk=STEPS // 2)
+        rule = GradientDescent(NETWORK_RATE)
+        start, _ = states.start(objective, rule, approach.theta, approach.eigenvector, options.kick)
         state, parts = start, []
         for _ in range(2):
-            state, series, _ = tracking._advance(objective, state, NETWORK_RATE, options.chunk, options)
+            state, series, _ = states.advance(objective, rule, state, options.chunk, options)
             parts.append(series)
         ours = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
         theirs_start = reference.start(

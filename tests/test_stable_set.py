@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eoslib.geometry import LocalGeometry
+from eoslib.geometry import LocalGeometry, epsilon
 from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
 from eoslib.stable_set import (
     ProjectionStatus,
     floor_correction,
     project,
     restoring_move,
-    sharpness_correction,
+    sharpness_multiplier,
     violation,
 )
 
@@ -31,11 +32,6 @@ EDGE = 100.0  # the toy's 2/η
 
 def status_of(found) -> ProjectionStatus:
     return ProjectionStatus(int(found.status))
-
-
-@pytest.fixture(scope="module")
-def toy_objective():
-    return Objective.create(oracles.toy_loss, jnp.zeros(3), oracles.Toy().constants)
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
@@ -78,15 +74,15 @@ def test_violation_and_corrections_have_their_closed_forms():
     u, slope, zero = toy.eigenvector(theta), toy.sharpness_gradient(theta), jnp.zeros(())
     parts = (toy.gradient(theta), toy.sharpness(theta), u, toy.sharpness(theta) * u, slope)
     geometry = LocalGeometry(zero, *map(jnp.asarray, parts), jnp.ones((), int))
-    off, gradient = violation(geometry, 0.02), toy.gradient(theta)
+    off, gradient = violation(geometry, GradientDescent(0.02)), toy.gradient(theta)
     np.testing.assert_allclose(off.sharpness, toy.sharpness(theta) / EDGE - 1, rtol=1e-9)
     np.testing.assert_allclose(off.slope, abs(u @ gradient) / np.linalg.norm(gradient), rtol=1e-9)
-    assert float(violation(geometry, 0.01).sharpness) == 0  # 2/η = 200: inside
-    move = np.asarray(sharpness_correction(geometry, jnp.array(0.7)))
+    assert float(violation(geometry, GradientDescent(0.01)).sharpness) == 0  # 2/η = 200: inside
+    move = np.asarray(-sharpness_multiplier(geometry, jnp.array(0.7)) * geometry.perpendicular)
     np.testing.assert_allclose(move @ slope, -0.7, rtol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(move), 0.7 / toy.beta_at(theta) ** 0.5, rtol=1e-9)  # the shortest
     np.testing.assert_allclose(move @ u, 0, atol=1e-12)
-    np.testing.assert_array_equal(sharpness_correction(geometry, jnp.array(-0.7)), 0)  # the constraint is one-sided
+    np.testing.assert_array_equal(sharpness_multiplier(geometry, jnp.array(-0.7)), 0)  # the constraint is one-sided
     move = floor_correction(geometry, jnp.vdot(geometry.eigenvector, geometry.gradient))
     np.testing.assert_allclose(move, -(u @ gradient) / toy.sharpness(theta) * u, rtol=1e-9, atol=1e-15)
 
@@ -128,11 +124,11 @@ def published(dense, theta, edge):
 def misses(two_valleys, x, step):
     """Distances to the nearest point, in units of εδ, from x δ up the wall after ``step`` gradient steps."""
     edge, origin, found = 2 / oracles.POLYNOMIAL_RATE, jnp.zeros(5), []
-    for objective, dense, delta, epsilon in two_valleys.values():
+    for objective, dense, delta, small in two_valleys.values():
         point = origin.at[0].set(x * delta) - step * oracles.POLYNOMIAL_RATE * dense.gradient(origin)
         there = projection(objective, point, jnp.eye(5)[0], oracles.POLYNOMIAL_RATE, **EXACT)
         assert there.violation.sharpness <= 1e-9
-        found.append(np.linalg.norm(there.theta - oracles.nearest(dense, point, edge)) / (epsilon * delta))
+        found.append(np.linalg.norm(there.theta - oracles.nearest(dense, point, edge)) / (small * delta))
     return found
 
 
@@ -155,14 +151,14 @@ def test_distance_to_the_nearest_point_far_up_the_wall_is_of_order_epsilon_delta
 @pytest.mark.parametrize("x", [0.5, 1.0])
 def test_far_up_the_wall_newton_comes_first(two_valleys, x):
     """The simultaneous step of the published procedure lands a good part of δ away; near the floor it does not."""
-    objective, dense, delta, epsilon = two_valleys[0.01]
+    objective, dense, delta, small = two_valleys[0.01]
     edge = 2 / oracles.POLYNOMIAL_RATE
-    for start, least, most in ((x, 0.3, 1.5), (epsilon, 0, epsilon)):
+    for start, least, most in ((x, 0.3, 1.5), (small, 0, small)):
         point = jnp.zeros(5).at[0].set(start * delta)
         exact = oracles.nearest(dense, point, edge)
         assert least * delta <= np.linalg.norm(published(dense, np.asarray(point), edge) - exact) <= most * delta
         found = projection(objective, point, jnp.eye(5)[0], oracles.POLYNOMIAL_RATE, **EXACT)
-        assert np.linalg.norm(found.theta - exact) <= epsilon * delta
+        assert np.linalg.norm(found.theta - exact) <= small * delta
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ def test_a_point_of_the_boundary_is_returned_unchanged_on_the_network(boundary):
 def test_projection_on_the_network_is_feasible_idempotent_and_near_the_nearest_point(boundary, x):
     """A gradient step from the boundary and x δ up the wall: off from the exact nearest point by a part of εδ."""
     objective, dense, theta, on = boundary
-    delta, epsilon = float(on.geometry.delta_squared) ** 0.5, float(on.geometry.epsilon(oracles.RATE))
+    delta, small = float(on.geometry.delta_squared) ** 0.5, float(epsilon(on.geometry.alpha, oracles.RATE))
     point = theta + x * delta * on.geometry.eigenvector - oracles.RATE * on.geometry.gradient
     found = projection(objective, point, on.geometry.eigenvector, oracles.RATE, **EXACT)
     assert status_of(found) in (ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY)
@@ -200,7 +196,7 @@ def test_projection_on_the_network_is_feasible_idempotent_and_near_the_nearest_p
     assert values[0] <= NETWORK_EDGE * (1 + 2e-9)
     assert abs(vectors[0] @ gradient) <= 2e-7 * np.linalg.norm(gradient)
     exact = oracles.nearest(dense, point, NETWORK_EDGE)
-    assert np.linalg.norm(found.theta - exact) <= 0.5 * epsilon * delta < 0.5 * np.linalg.norm(exact - theta)
+    assert np.linalg.norm(found.theta - exact) <= 0.5 * small * delta < 0.5 * np.linalg.norm(exact - theta)
     again = projection(objective, found.theta, found.geometry.eigenvector, oracles.RATE, **EXACT)
     np.testing.assert_array_equal(again.theta, found.theta)
     assert (int(again.rounds), status_of(again)) == (1, status_of(found))
@@ -252,7 +248,7 @@ def test_a_projection_ends_in_words(loss, status, words):
     assert status_of(found) is ProjectionStatus[status]
     assert words in status_of(found).message
     np.testing.assert_array_equal(found.theta, [0.0, 3.0])  # nothing is moved that cannot be helped
-    assert np.isfinite(np.asarray(restoring_move(found.geometry, 1.0))).all()
+    assert np.isfinite(np.asarray(restoring_move(found.geometry, GradientDescent(1.0)))).all()
 
 
 def test_a_projection_stopped_too_early_says_so(toy_objective):

@@ -1,4 +1,4 @@
-"""The verbs and the graph behind them, on a small project that needs no JAX: what runs again, and why; kill -9."""
+"""The targets and the graph behind them, on a small project that needs no JAX: what runs again, and why; kill -9."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+#: Seconds after which something counts as hanging, on the slowest machine; nothing that works waits for it.
+PATIENCE = 600
+
 SETTINGS = """
     import dataclasses
     SCALES = ("test", "quick", "paper")
-    RATES = {"first": (0.1, 0.2), "second": (0.3,)}
 
-    def known(field, value, known):
-        if value not in known:
-            raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
+    def check_known(field, value, names):
+        if value not in names:
+            raise ValueError(f"unknown {field} {value!r}; known: {', '.join(names)}")
 
     @dataclasses.dataclass(frozen=True)
     class Setting:
@@ -40,80 +42,84 @@ SETTINGS = """
             return f"{round(1000 * self.learning_rate):016x}"
         def key(self, seed):
             return f"{self.name}--eta{self.learning_rate:g}--seed{seed}"
+"""
+CHAPTERS = """
+    import dataclasses
+    from selfstab import settings
+    RATES = {"first": (0.1, 0.2), "second": (0.3,)}
 
     @dataclasses.dataclass(frozen=True)
     class Run:
         rate: float
         seed_offset: int = 0
         def setting(self, scale):
-            return Setting("toy", scale, self.rate)
+            return settings.Setting("toy", scale, self.rate)
         def key(self, scale, seed):
             return self.setting(scale).key(seed + self.seed_offset)
 
-    NOTEBOOK_RUNS = {name: tuple(Run(rate) for rate in rates) for name, rates in RATES.items()}
+    RUNS = {name: tuple(Run(rate) for rate in rates) for name, rates in RATES.items()}
 
-    def notebook_runs(notebook, scale):
-        return NOTEBOOK_RUNS.get(notebook, ())
+    def runs(chapter, scale):
+        return RUNS.get(chapter, ())
 """
-RESULTS = """
-    import argparse, ast, hashlib, json, pathlib, time
-    from eoslib import numeric, settings
-    HERE = pathlib.Path(__file__).parent
-
-    def root():
-        return HERE.parent / "results"
+FILES = """
+    import json
+    from selfstab.records.paths import results_root
+    from selfstab.source import numerical_digest
 
     def path(setting, seed):
-        return root() / setting.scale / f"{setting.key(seed)}.nc"
-
-    def digest_of(*modules):
-        code = []
-        for name in modules:
-            tree = ast.parse((HERE / f"{name}.py").read_text())
-            tree.body = [n for n in tree.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-            code.append(ast.unparse(tree))
-        return hashlib.sha256("".join(code).encode()).hexdigest()[:16]
-
-    def library_digest():
-        return digest_of("numeric")
+        return results_root() / setting.scale / f"{setting.key(seed)}.nc"
 
     def stale(setting, seed):
-        return None if json.loads(path(setting, seed).read_text())["code"] == library_digest() else "its code changed"
+        return None if json.loads(path(setting, seed).read_text())["code"] == numerical_digest() else "its code changed"
+"""
+COMPUTE = """
+    import argparse, json, time
+    from selfstab import experiment, settings
+    from selfstab.records.paths import ROOT
+    from selfstab.runs.files import path
+    from selfstab.source import numerical_digest
 
     def main(arguments):
         parser = argparse.ArgumentParser()
-        parser.add_argument("verb")
         for name in ("--name", "--scale"):
             parser.add_argument(name)
         parser.add_argument("--seed", type=int)
         parser.add_argument("--learning-rate", type=float)
         asked = parser.parse_args(arguments)
-        if (HERE.parent / "slow").exists():
-            time.sleep(60)
+        while (ROOT / "slow").exists():  # for as long as the test wants it to be at work
+            time.sleep(0.1)
         setting = settings.Setting(asked.name, asked.scale, asked.learning_rate)
-        value = numeric.FACTOR * setting.learning_rate
-        path(setting, asked.seed).write_text(json.dumps({"code": library_digest(), "value": value}))
+        value = experiment.factor() * setting.learning_rate
+        path(setting, asked.seed).write_text(json.dumps({"code": numerical_digest(), "value": value}))
         return 0
 """
-REPORTING = """
+PAGE = """
     import json
-    from eoslib import results, settings
+    from selfstab import chapters
+    from selfstab.records.paths import results_root
+    from selfstab.records.store import CLAIM_FIELDS, write_json
+    from selfstab.runs import files
 
     def close(notebook, scale, seed):
-        runs = [results.path(run.setting(scale), seed) for run in settings.NOTEBOOK_RUNS[notebook]]
+        runs = [files.path(run.setting(scale), seed) for run in chapters.RUNS[notebook]]
         values = [json.loads(run.read_text())["value"] for run in runs]
-        claim = {"id": notebook, "measured": values, "verdict": "holds"}
-        target = results.root() / scale / "records" / f"{notebook}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps({"claims": [claim], "figures": []}))
-
-    def collect(scale):
-        folder = results.root() / scale
-        records = [json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))]
-        for kind in ("claims", "figures"):
-            (folder / f"{kind}.json").write_text(json.dumps([entry for record in records for entry in record[kind]]))
-        return [record["claims"] for record in records], []
+        claim = dict.fromkeys(CLAIM_FIELDS, "") | {"id": notebook, "measured": values, "verdict": "holds"}
+        record = {"notebook": notebook, "claims": [claim], "figures": []}
+        write_json(results_root() / scale / "records" / f"{notebook}.json", record)
 """
+#: The toy's modules; the digests, the records and the workflow are the real ones.
+MODULES = {
+    "eoslib/__init__": "",
+    "eoslib/numeric": '"""Numbers."""\nFACTOR = 2\n',
+    "eoslib/trajectories/track": "",
+    "selfstab/settings": SETTINGS,
+    "selfstab/chapters": CHAPTERS,
+    "selfstab/experiment": "from eoslib import numeric\n\ndef factor():\n    return numeric.FACTOR\n",
+    "selfstab/runs/files": FILES,
+    "selfstab/runs/compute": COMPUTE,
+    "selfstab/page": PAGE,
+}
 
 
 @pytest.fixture
@@ -126,21 +132,23 @@ def module(monkeypatch):
 @pytest.fixture
 def project(tmp_path):
     """A checkout with the real graph and scripts, a toy library and two notebooks."""
-    for name in ("Snakefile", "Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "workflow", tmp_path / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "eoslib").mkdir()
+    for folder in ("workflow", "selfstab/records"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "notebooks").mkdir()
-    sources = {"__init__": "", "numeric": '"""Numbers."""\nFACTOR = 2\n', "settings": SETTINGS, "results": RESULTS}
-    for name, source in (sources | {"reporting": REPORTING}).items():
-        (tmp_path / "eoslib" / f"{name}.py").write_text(textwrap.dedent(source))
+    for name, source in MODULES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+    real = ("Snakefile", "Makefile", "pyproject.toml", "eoslib/pyproject.toml", "requirements.lock")
+    for name in (*real, "selfstab/__init__.py", "selfstab/source.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
     for name in ("first", "second"):
         parameters = nbformat.v4.new_code_cell('scale = "quick"\nseed = 0', metadata={"tags": ["parameters"]})
-        work = nbformat.v4.new_code_cell(f'from eoslib import reporting\nreporting.close("{name}", scale, seed)')
+        work = nbformat.v4.new_code_cell(f'from selfstab import page\npage.close("{name}", scale, seed)')
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}"), parameters, work])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
-    return tmp_path
+    yield tmp_path
+    (tmp_path / "slow").unlink(missing_ok=True)  # a job that a failing test left behind ends, too
 
 
 def surroundings(project: pathlib.Path) -> dict[str, str]:
@@ -155,7 +163,7 @@ def command(project: pathlib.Path) -> list[str]:
 
 def call(project: pathlib.Path) -> dict[str, str]:
     """`make figures`: the jobs that ran, each with its reason."""
-    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=120)
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
     assert told.returncode == 0, told.stderr
     starts = [line.split(": ", 1) for line in told.stderr.splitlines() if ": " in line and ": done in" not in line]
     return dict(starts)
@@ -182,7 +190,7 @@ def test_what_changes_runs_again_and_nothing_else(project):
     assert call(project) == {}
 
     # One η: its run, the notebook that draws on it, and what gathers notebooks.  And a cell of the other notebook.
-    edit(project / "eoslib" / "settings.py", "(0.3,)", "(0.35,)")
+    edit(project / "selfstab" / "chapters.py", "(0.3,)", "(0.35,)")
     edit(project / "notebooks" / "first.ipynb", "# first", "# The first")
     third = call(project)
     assert third.keys() == {"run toy--eta0.35--seed0", "notebook first", "notebook second", "claims and figures"}
@@ -209,10 +217,10 @@ def working(project: pathlib.Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition, seconds: float):
-    deadline = time.monotonic() + seconds
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
     while not (seen := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s"
         time.sleep(0.1)
     return seen
 
@@ -222,32 +230,38 @@ def running_jobs(project: pathlib.Path) -> bool:
 
 
 def test_killed_and_called_again(project):
-    """Kill -9 of the verb leaves no process; the next call continues without a word of Snakemake's about locks."""
+    """Kill -9 of the target leaves no process; the next call continues without a word of Snakemake's about locks."""
     (project / "slow").touch()
-    # The shell stands for make: the verb is its child.
+    # The shell stands for make: the target is its child.
     shell = subprocess.Popen(["sh", "-c", f"{' '.join(command(project))}; true"], env=surroundings(project))
-    wait_for(lambda: running_jobs(project), 60)
-    second = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=240)
+    wait_for(lambda: running_jobs(project))
+    second = subprocess.run(
+        command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert second.returncode == 1
     assert "Another make is at work in this folder (process " in second.stderr
     assert "Traceback" not in second.stderr
     shell.kill()
     shell.wait()
-    wait_for(lambda: not working(project), 15)
+    wait_for(lambda: not working(project))
     assert list((project / ".snakemake" / "locks").iterdir()), "the kill should leave Snakemake's lock behind"
 
     # Interrupted once more, this time politely, while the stale lock is cleared and the work goes on.
-    verb = subprocess.Popen(command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: running_jobs(project), 60)
-    verb.send_signal(signal.SIGINT)
-    _, told = verb.communicate(timeout=240)
-    assert verb.returncode == 130
+    # As from a terminal: in the background of a script Ctrl-C is ignored, and children inherit that.
+    target = subprocess.Popen(
+        command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    wait_for(lambda: running_jobs(project))
+    target.send_signal(signal.SIGINT)
+    _, told = target.communicate(timeout=PATIENCE)
+    assert target.returncode == 130
     assert "continuing" in told
     assert "Stopped. `make figures SCALE=test` continues from here." in told
     assert not working(project)
 
     (project / "slow").unlink()
-    last = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=120)
+    last = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
     assert last.returncode == 0, last.stderr
     assert "notebook second: done in" in last.stderr
     assert "unlock" not in (told + last.stderr).lower()
@@ -255,8 +269,8 @@ def test_killed_and_called_again(project):
 
 
 def test_a_failing_cell_is_shown(project):
-    edit(project / "notebooks" / "second.ipynb", "reporting.close(", "reporting.closed(")
-    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=120)
+    edit(project / "notebooks" / "second.ipynb", "page.close(", "page.closed(")
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
     assert told.returncode == 1
     assert "has no attribute 'closed'" in told.stderr
     assert "notebook second: FAILED; its whole log is" in told.stderr
@@ -271,8 +285,8 @@ def test_make_explains_itself(project):
         return subprocess.run(asked, cwd=project, env=os.environ | variables, capture_output=True, text=True)
 
     listed = make("help").stdout
-    for verb in ("book", "figures", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
-        assert f"make {verb} " in listed
+    for target in ("book", "figures", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
+        assert f"make {target} " in listed
     for wrong in ("SCALE=huge", "SEED=one", "JOBS=0"):
         told = make("book", wrong)
         assert told.returncode != 0
@@ -285,51 +299,85 @@ def test_make_explains_itself(project):
     assert not (project / ".venv").exists()
 
 
-def test_environment_is_made_once_and_again_after_an_interruption(module, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def environment(module, tmp_path, monkeypatch):
+    """The maker of ``.venv``, at work in a copy of what it reads; no uv is on the path."""
     environment = module("environment")
-    for name in ("pyproject.toml", "requirements.lock"):
+    (tmp_path / "eoslib").mkdir()
+    for name in ("pyproject.toml", "eoslib/pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     folder = tmp_path / ".venv"
-    places = {
-        "ROOT": tmp_path,
-        "FOLDER": folder,
-        "PYTHON": folder / "bin" / "python",
-        "UNFINISHED": folder / ".unfinished",
-    }
-    for name, place in places.items():
+    places = {"ROOT": tmp_path, "FOLDER": folder, "PYTHON": folder / "bin" / "python"}
+    for name, place in (places | {"UNFINISHED": folder / ".unfinished"}).items():
         monkeypatch.setattr(environment, name, place)
-    made, installed = [], []
+    environment.made = []
 
     def create(folder, **options):
-        made.append(folder)
+        environment.made.append(folder)
         (folder / "bin").mkdir()
         (folder / "bin" / "python").symlink_to(sys.executable)
 
-    def interrupted(*arguments):
+    monkeypatch.setattr(environment.venv, "create", create)
+    monkeypatch.setattr(environment.shutil, "which", lambda name, path=None: None)
+    return environment
+
+
+def test_environment_is_made_once_and_again_after_an_interruption(environment, monkeypatch, capsys):
+    folder, made, installed = environment.FOLDER, environment.made, []
+
+    def interrupted(*command, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(environment.venv, "create", create)
-    monkeypatch.setattr(environment, "pip", interrupted)
+    monkeypatch.setattr(environment, "run", interrupted)
     assert environment.main() == 130
     assert (folder / ".unfinished").exists()
     (folder / "half-installed").touch()
 
-    monkeypatch.setattr(environment, "pip", lambda *arguments: installed.append(arguments))
+    monkeypatch.setattr(environment, "run", lambda *command, **options: installed.append((command, options)))
     assert environment.main() == 0
     assert len(made) == 2
     assert not (folder / "half-installed").exists()
-    assert [arguments[-1] for arguments in installed] == ["requirements.lock", "."]
+    (fetched, given), (synced, _), (editable, _) = installed
+    assert fetched[:3] == (environment.PYTHON, "-m", "pip")
+    assert given["input"].startswith("uv==")
+    assert given["input"].count("==") == 1
+    assert {"--require-hashes", "requirements.lock"} <= set(synced)
+    assert synced[0] == editable[0] == folder / "bin" / "uv"
+    assert editable[-4:] == ("--editable", "./eoslib", "--editable", ".")
     assert "Making .venv" in capsys.readouterr().out
     assert environment.main() == 0
-    assert len(installed) == 2
+    assert len(installed) == 3
     assert not capsys.readouterr().out
 
-    with open(tmp_path / "requirements.lock", "a") as lock:
-        lock.write("another==1.0\n")
-    assert environment.main() == 0
-    assert len(made) == 2, "a changed lock updates the environment in place"
-    assert len(installed) == 4
-    assert len(list(folder.glob(".stamp-*"))) == 1
+    for name, old, new in (
+        ("requirements.lock", "\nuv==", "\nuv==9."),
+        ("eoslib/pyproject.toml", '"tqdm', '"tqdm[all]'),
+    ):
+        edit(environment.ROOT / name, old, new)
+        stamps = list(folder.glob(".stamp-*"))
+        assert environment.main() == 0
+        assert len(made) == 2, f"a changed {name} updates the environment in place"
+        assert len(list(folder.glob(".stamp-*"))) == 1
+        assert list(folder.glob(".stamp-*")) != stamps
+
+
+@pytest.mark.parametrize("pip_works", [True, False])
+def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, capsys, pip_works):
+    commands = []
+
+    def run(*command, **options):
+        commands.append(command)
+        if "/dev/stdin" in command or not pip_works:
+            raise subprocess.CalledProcessError(1, command, output="first line\nno uv for this machine\n")
+
+    monkeypatch.setattr(environment, "run", run)
+    assert environment.main() == (0 if pip_works else 1)
+    said = capsys.readouterr().err
+    assert "uv could not install the lock (no uv for this machine); pip tries" in said
+    assert ("needs the package index. Call again to retry." in said) is not pip_works
+    assert commands[1][:3] == (environment.PYTHON, "-m", "pip")
+    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(commands[1])
+    assert environment.UNFINISHED.exists() is not pip_works
 
 
 def executed(figure: str = "rise", pictures: int = 1, link: str = "first", sentence: bool = False):
@@ -416,14 +464,20 @@ def test_write_all_copies_what_is_offered(module, tmp_path):
 
 
 LOCK = """
-    alpha==1.0
-        # via eoslib (pyproject.toml)
-    beta==2.0 ; python_full_version < '3.12'
+    alpha==1.0 \\
+        --hash=sha256:01 \\
+        --hash=sha256:02
+        # via selfstab (pyproject.toml)
+    beta==2.0 ; python_full_version < '3.12' \\
+        --hash=sha256:03
         # via
         #   alpha
         #   other
     other==3.0
-        # via eoslib (pyproject.toml)
+        # via thin
+
+    # The following packages were excluded from the output:
+    # thin
 """
 
 
@@ -432,10 +486,12 @@ def test_only_needed_pins_count(module):
     lock = digests.read_lock(textwrap.dedent(LOCK))
     assert digests.needed_by(["alpha"], lock) == ["alpha==1.0", "beta==2.0 ; python_full_version < '3.12'"]
     assert len(digests.needed_by(["Other"], lock)) == 2
+    assert digests.needed_by(["thin"], lock) == digests.needed_by(["other"], lock), "thin itself has no pin"
     with pytest.raises(ValueError, match="pins alpha twice"):
         digests.read_lock("alpha==1.0\nalpha==2.0\n")
-    with pytest.raises(ValueError, match="neither a pin nor a comment"):
-        digests.read_lock("alpha>=1.0\n")
+    for wrong in ("alpha>=1.0\n", "alpha==1.0 \\\n    --find-links=there\n", "-e ./alpha\n"):
+        with pytest.raises(ValueError, match="neither a pin nor a comment"):
+            digests.read_lock(wrong)
 
 
 def test_versions_of_the_library_count_and_those_of_the_book_do_not(module, tmp_path):
@@ -451,27 +507,18 @@ def test_versions_of_the_library_count_and_those_of_the_book_do_not(module, tmp_
     assert digests.versions(tmp_path) != here
 
 
-def test_modules_behind_a_notebook(module, tmp_path):
-    digests = module("digests")
-    sources = {
-        "__init__": "from eoslib.numeric import f",
-        "numeric": "f = 1",
-        "settings": "",
-        "results": "from eoslib import numeric, settings",
-        "reporting": "from eoslib import results, settings",
-        "reduced": "from eoslib.numeric import f",
-    }
-    for name, source in sources.items():
-        (tmp_path / f"{name}.py").write_text(source)
-
-    def behind(source):
-        return digests.modules_behind(source, tmp_path)
-
-    assert behind("from eoslib import reporting") == ["reporting", "results"]
-    assert behind("from eoslib import reduced") == ["numeric", "reduced"]
-    assert behind("import eoslib.reduced as r") == ["numeric", "reduced"]
-    assert behind("import eoslib") == ["__init__", "numeric"]
-    assert behind("from eoslib import f") == ["__init__", "numeric"]
+def test_modules_behind_a_notebook(module):
+    """A page's code counts; what computes runs does not, for those come to a notebook as files; nor do tables."""
+    behind = module("digests").modules_behind
+    drawing = behind("from selfstab.page import Page")
+    assert {"selfstab.page.page", "selfstab.page.style", "selfstab.records.words", "selfstab.runs.compute"} <= set(
+        drawing
+    )
+    assert not {name for name in drawing if name.startswith("eoslib")} | {"selfstab.settings"} & set(drawing)
+    reduced = behind("from selfstab.theory import reduced")
+    assert {"selfstab.theory.reduced", "eoslib.geometry", "eoslib.objective"} <= set(reduced)
+    assert behind("import selfstab.theory.reduced as r") == reduced
+    assert "eoslib.eigen" in behind("from eoslib import sharpness")
     assert behind("import numpy") == []
 
 

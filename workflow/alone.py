@@ -1,4 +1,4 @@
-"""One verb at a time in a checkout, by a lock that the operating system drops when its holder dies."""
+"""One target at a time in a checkout, by a lock that the operating system drops when its holder dies."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import pathlib
 import time
 
-#: A verb that was just killed needs a moment to take its processes with it.
+#: A target that was just killed needs a moment to take its processes with it.
 PATIENCE_SECONDS = 3.0
 
 
 class Busy(RuntimeError):
-    """Another verb is at work in this checkout."""
+    """Another target is at work in this checkout."""
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def alone(root: pathlib.Path):
     Raises:
         Busy: if another living process holds it, saying which.
     """
-    file = root / ".cache" / "verb.lock"
+    file = root / ".cache" / "target.lock"
     file.parent.mkdir(exist_ok=True)
     with open(file, "a+") as handle:
         deadline = time.monotonic() + PATIENCE_SECONDS

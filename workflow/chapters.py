@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import json
 import pathlib
 import re
@@ -12,65 +11,20 @@ import shutil
 
 import nbformat
 
-#: Which function of the library computes a variable of a run file, by the beginning of the variable's name.
-COMPUTED_BY = {
-    "approach_": "tracking.find_instability",
-    "check_": "tracking.find_instability",
-    "gd_": "dynamics.gradient_descent_step",
-    "flow_": "dynamics.gradient_flow",
-    "constrained_": "dynamics.constrained_step",
-    "violation": "stable_set.violation",
-    "predicted_": "dynamics.predicted_step",
-    "generalized_": "dynamics.generalized_predicted_step",
-    "distance": "tracking.track_from",
-    "transport": "tracking.track_from",
-    "alpha": "geometry.LocalGeometry.alpha",
-    "beta": "geometry.LocalGeometry.beta",
-    "delta_squared": "geometry.LocalGeometry.delta_squared",
-    "gamma": "geometry.LocalGeometry.cosine",
-    "eigenvalues": "eigen.leading_eigenpairs",
-    "rho": "diagnostics.tensor_norm",
-    "profile": "diagnostics.measure",
-    "third_along_": "diagnostics.measure",
-    "curvature_along_": "diagnostics.measure",
-}
-#: Modules whose functions draw, store and describe, and compute nothing that a figure shows.
-NOT_NUMERICAL = ("reporting", "results", "settings")
+from eoslib.trajectories.variables import VARIABLES
+from selfstab import source
+from selfstab.records.paths import run_files
+from selfstab.records.words import escaped, provenance_line
+
+#: Which function computes a variable of a run file.
+COMPUTED_BY = {row.name: f"eoslib.{row.source}" for row in VARIABLES if len(row.name) > 1}
+#: Where functions draw, store and describe, and compute nothing that a figure shows.
+NOT_NUMERICAL = ("selfstab.page", "selfstab.records", "selfstab.runs", "selfstab.settings", "selfstab.chapters")
 PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 
 class ChapterError(RuntimeError):
     """An executed notebook cannot stand in the book; the message says which, and why."""
-
-
-def escaped(text: str) -> str:
-    r"""Plain text for MyST.
-
-    >>> print(escaped("A_b*"))
-    A\_b\*
-    """
-    return re.sub(r"([\\`*_{}\[\]<>$#|~^])", r"\\\1", text)
-
-
-def duration(seconds: float) -> str:
-    """A time for a reader.
-
-    >>> duration(3.21), duration(41.4), duration(200), duration(7500)
-    ('3.2 s', '41 s', '3 min 20 s', '2 h 5 min')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def run_files(root: pathlib.Path, provenance: dict) -> list[pathlib.Path]:
-    """Run files behind a figure, as far as they are there."""
-    scales = [scale.strip() for scale in provenance["scale"].split(",")]
-    files = [root / scale / f"{key}.nc" for key in provenance["setting"] for scale in scales]
-    return [file for file in files if file.is_file()]
 
 
 def bound(statement: ast.stmt) -> set[str]:
@@ -83,13 +37,13 @@ def bound(statement: ast.stmt) -> set[str]:
 
 
 def rests_on(cells: list[str]) -> list[str]:
-    """Functions of the library, as ``module.name``, behind what the last of some cells shows.
+    """Functions, by their dotted names, behind what the last of some cells shows.
 
-    Its statements, and those of earlier cells that give their names a meaning, are searched for functions of ``eoslib``
-    and for variables of run files (:data:`COMPUTED_BY`).
+    Its statements, and those of earlier cells that give their names a meaning, are searched for functions of the two
+    packages and for variables of run files (:data:`COMPUTED_BY`).
 
-    >>> rests_on(["from eoslib import reduced", "x = reduced.orbit(1)", "z = 2", "plot(x, run.predicted_loss)"])
-    ['reduced.orbit', 'dynamics.predicted_step']
+    >>> rests_on(["from selfstab.theory import reduced", "x = reduced.orbit(1)", "plot(x, run.predicted_loss)"])
+    ['selfstab.theory.reduced.orbit', 'eoslib.trajectories.prediction.predicted_step']
     """
     cells = [re.sub(r"^[%!].*", "", cell, flags=re.MULTILINE) for cell in cells]  # magics are no Python
     earlier = [statement for cell in cells[:-1] for statement in ast.parse(cell).body]
@@ -100,36 +54,28 @@ def rests_on(cells: list[str]) -> list[str]:
         loaded = {node.id for statement in ahead for node in ast.walk(statement) if isinstance(node, ast.Name)} - meant
         meant |= loaded
         ahead = [statement for statement in earlier if statement not in used and bound(statement) & loaded]
-    modules = {
-        alias.asname or alias.name: alias.name
+    places = {
+        alias.asname or alias.name: f"{statement.module}.{alias.name}"
         for statement in used
-        if isinstance(statement, ast.ImportFrom) and statement.module == "eoslib"
+        if isinstance(statement, ast.ImportFrom) and statement.module.split(".")[0] in source.PACKAGES
         for alias in statement.names
-        if alias.name not in NOT_NUMERICAL and importlib.util.find_spec(f"eoslib.{alias.name}")
     }
+    places = {name: place for name, place in places.items() if not place.startswith(NOT_NUMERICAL)}
+    modules = {name for name, place in places.items() if source.file_of(place)}
     found = []
     for node in (node for statement in sorted(used, key=(earlier + used).index) for node in ast.walk(statement)):
         word = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-            found.append(f"{modules[node.value.id]}.{word}")
-        elif isinstance(word, str) and word.isidentifier():
-            found += [name for start, name in COMPUTED_BY.items() if word.startswith(start)]
+            found.append(f"{places[node.value.id]}.{word}")
+        elif isinstance(node, ast.Name) and node.id in places.keys() - modules:
+            found.append(places[node.id])
+        elif isinstance(word, str) and word in COMPUTED_BY:
+            found.append(COMPUTED_BY[word])
     return list(dict.fromkeys(found))
 
 
-def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:
+def provenance(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:
     """Small lines under a figure: what made it, when and where; its files; the source of what computed it."""
-    made = figure["provenance"]
-    seeds = made["seed"] if isinstance(made["seed"], list) else [made["seed"]]
-    threads = f"{made['threads']} thread" + ("s" if str(made["threads"]) != "1" else "")
-    facts = [
-        f"{made['scale']} scale",
-        f"seed {', '.join(map(str, seeds))}",
-        f"{made['device']}, {threads}",
-        f"{duration(float(made['seconds']))} of computing",
-        f"commit {made['commit']}",
-        f"library {made['library_digest']}",
-    ]
     picture = f"/_generated/figures/{figure['notebook']}/{figure['id']}"
     links = [
         *(f"[{kind.upper()}](path:{picture}.{kind})" for kind in ("svg", "pdf", "png")),
@@ -137,7 +83,7 @@ def provenance_line(figure: dict, runs: list[pathlib.Path], functions: list[str]
         f"[executed notebook](path:downloads/{figure['notebook']}.ipynb)",
         *(f"[`{run.stem}`, netCDF](path:downloads/{run.parent.name}/{run.name})" for run in runs),
     ]
-    lines = [escaped(" · ".join(facts)), f"Files: {' · '.join(links)}"]
+    lines = [escaped(provenance_line(figure["provenance"], full=True)), f"Files: {' · '.join(links)}"]
     if functions:
         lines.append("Source: " + " · ".join(f"{{source}}`{name}`" for name in functions))
     return ":::{div} provenance\n" + "\n\n".join(lines) + "\n:::"
@@ -148,12 +94,11 @@ def without_duplicate(cells: list) -> list:
     tags = [cell.metadata.get("tags", []) for cell in cells]
     if not any("injected-parameters" in tag for tag in tags):
         return cells
-    kept = [cell for cell, tag in zip(cells, tags, strict=True) if "parameters" not in tag]
-    for cell in kept:
-        if "injected-parameters" in cell.metadata.get("tags", []):
+    for cell, tag in zip(cells, tags, strict=True):
+        if "injected-parameters" in tag:
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
             cell.source = cell.source.removeprefix("# Parameters\n")
-    return kept
+    return [cell for cell, tag in zip(cells, tags, strict=True) if "parameters" not in tag]
 
 
 def links_to(chapters: set[str], text: str, said: list[str]) -> str:
@@ -175,7 +120,7 @@ def links_into_book(text: str) -> str:
     'a set ({prf:ref}`def-set`), {py:obj}`it <eoslib.x.f>`, [lab](../lab.md)'
     """
     text = re.sub(r"\[([^\]]*)\]\(\.\./book/[\w-]+\.md#((?:def|thm)-[\w-]+)\)", r"\1 ({prf:ref}`\2`)", text)
-    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./book/api\.md#(eoslib\.[\w.]+)\)", r"{py:obj}`\1 <\2>`", text)
+    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./book/api\.md#((?:eoslib|selfstab)\.[\w.]+)\)", r"{py:obj}`\1 <\2>`", text)
     return re.sub(r"\]\(\.\./book/([\w-]+\.md)", r"](../\1", text)
 
 
@@ -212,8 +157,29 @@ def with_exercises(cells: list, name: str) -> list:
     return done
 
 
+def shown_figure(cell, name: str, known: dict[str, dict]) -> dict | None:
+    """The record of the figure that an executed cell shows, if it shows one.
+
+    Raises:
+        ChapterError: on a cell that failed, or a figure without a record or a cell of its own.
+    """
+    shown = []
+    for output in cell.outputs:
+        if output.output_type == "error":
+            raise ChapterError(f"{name}: a cell ended in {output.ename}: {output.evalue}")
+        if any(kind in output.get("data", {}) for kind in PICTURES):
+            shown.append(output.metadata.get("eoslib", {}).get("figure"))
+    if len(shown) > 1:
+        raise ChapterError(f"{name}: one cell shows {len(shown)} pictures ({shown}); a figure needs a cell of its own")
+    if shown and any("text/markdown" in output.get("data", {}) for output in cell.outputs):
+        raise ChapterError(f"{name}: a cell shows the picture {shown[0]!r} and a sentence; a figure needs its own cell")
+    if shown and shown[0] not in known:
+        raise ChapterError(f"{name}: a picture without a record (id {shown[0]!r}); show it by `page.figure`")
+    return known[shown[0]] if shown else None
+
+
 def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapters: set[str]):
-    """The chapter of an executed notebook, and the run files that it offers.
+    """The chapter of an executed notebook, the run files behind its figures, and the absent notebooks it links to.
 
     Args:
         notebook: The executed notebook, as nbformat reads it; it is not changed.
@@ -222,17 +188,10 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         root: Root of all results.
         chapters: Names of all chapters.
 
-    Returns:
-        The chapter's notebook; the run files behind its figures; the absent notebooks that it links to.
-
     Raises:
-        ChapterError: on a cell that failed, a picture that no record describes, two figures or a figure
-            and a sentence in one cell, or an exercise without its title.
+        ChapterError: as :func:`shown_figure` and :func:`with_exercises`.
     """
-    notebook, known = (
-        copy.deepcopy(notebook),
-        {figure["id"]: figure for figure in figures if figure["notebook"] == name},
-    )
+    notebook, known = copy.deepcopy(notebook), {each["id"]: each for each in figures if each["notebook"] == name}
     cells, code, offered, missing = [], [], [], []
     for cell in without_duplicate(notebook.cells):
         cells.append(cell)
@@ -243,33 +202,16 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
         code.append(cell.source)
         # Warnings and progress bars belong to the log; they name places of the machine that ran.
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        shown = []
-        for output in cell.outputs:
-            if output.output_type == "error":
-                raise ChapterError(f"{name}: a cell ended in {output.ename}: {output.evalue}")
-            if any(kind in output.get("data", {}) for kind in PICTURES):
-                shown.append(output.metadata.get("eoslib", {}).get("figure"))
-        if not shown:
+        if not (figure := shown_figure(cell, name, known)):
             continue
-        if len(shown) > 1:
-            raise ChapterError(
-                f"{name}: one cell shows {len(shown)} pictures ({shown}); a figure needs a cell of its own"
-            )
-        if any("text/markdown" in output.get("data", {}) for output in cell.outputs):
-            raise ChapterError(
-                f"{name}: a cell shows the picture {shown[0]!r} and a sentence; a figure needs its own cell"
-            )
-        if shown[0] not in known:
-            raise ChapterError(f"{name}: a picture without a record (id {shown[0]!r}); show it by `page.figure`")
-        figure = known[shown[0]]
         cell.metadata["mystnb"] = dict(cell.metadata.get("mystnb", {})) | {
             "image": {"alt": figure["alt"]},
             "figure": {"caption": figure["caption"], "name": f"fig-{figure['id']}"},
         }
         runs = run_files(root, figure["provenance"])
         offered += runs
-        told = provenance_line(figure, runs, rests_on(code))
-        cells.append(nbformat.v4.new_markdown_cell(told, id=f"provenance-{figure['id']}"[:64]))
+        lines = provenance(figure, runs, rests_on(code))
+        cells.append(nbformat.v4.new_markdown_cell(lines, id=f"provenance-{figure['id']}"[:64]))
     notebook.cells = with_exercises(cells, name)
     # Sentences that a cell shows may hold formulas.
     notebook.metadata["mystnb"] = {"render_markdown_format": "myst"} | notebook.metadata.get("mystnb", {})
@@ -279,18 +221,12 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
 
 
 def write_all(root: pathlib.Path, scale: str, target: pathlib.Path) -> list[str]:
-    """Write every executed notebook of a scale as a chapter into ``target``, with what its figures offer for download.
+    """Write a scale's executed notebooks as chapters into ``target``, made afresh, with what their figures offer.
 
-    Args:
-        root: Root of all results.
-        scale: ``"test"``, ``"quick"`` or ``"paper"``.
-        target: Folder of the chapters; it is made afresh.
-
-    Returns:
-        Names of the chapters.
+    Returns the names of the chapters; ``root`` is the root of all results.
 
     Raises:
-        ChapterError: see :func:`chapter`.
+        ChapterError: as :func:`chapter`.
     """
     figures = json.loads((root / scale / "figures.json").read_text())
     sources = {file.stem: file for file in sorted((root / scale / "notebooks").glob("[0-9a-zA-Z]*.ipynb"))}
@@ -304,6 +240,7 @@ def write_all(root: pathlib.Path, scale: str, target: pathlib.Path) -> list[str]
         nbformat.write(notebook, target / f"{name}.ipynb")
         shutil.copyfile(file, target / "downloads" / file.name)
         for run in runs:
-            (target / "downloads" / run.parent.name).mkdir(exist_ok=True)
-            shutil.copyfile(run, target / "downloads" / run.parent.name / run.name)
+            folder = target / "downloads" / run.parent.name
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(run, folder / run.name)
     return list(sources)

@@ -6,7 +6,6 @@ the reason that the log gives.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import pathlib
@@ -14,8 +13,12 @@ import re
 import tomllib
 from collections.abc import Iterable
 
+from selfstab import source
+
+#: Tables whose rows count through the digest of each setting, not as code.
+TABLES = ("selfstab.settings", "selfstab.chapters")
 #: Where the search for a notebook's modules stops: what lies behind these reaches a notebook as run files.
-INTERFACES = ("results", "settings")
+INTERFACES = ("selfstab.runs.compute", "selfstab.runs.files", *TABLES)
 #: Packages besides the library's own that decide what an executed notebook looks like.
 NOTEBOOK_PACKAGES = ("papermill", "ipykernel")
 
@@ -41,7 +44,7 @@ def read_lock(text: str) -> dict[str, tuple[str, set[str]]]:
     """The lock by package: its pin (with marker) and the packages that ask for it.
 
     Raises:
-        ValueError: on a line that is neither a pin nor a comment.
+        ValueError: on a line that is neither a pin nor its hash nor a comment.
     """
     packages: dict[str, tuple[str, set[str]]] = {}
     name = ""
@@ -50,22 +53,22 @@ def read_lock(text: str) -> dict[str, tuple[str, set[str]]]:
             name = canonical(pin.group(1))
             if name in packages:
                 raise ValueError(f"requirements.lock pins {name} twice; one version must serve every Python")
-            packages[name] = (line.strip(), set())
-        elif line.strip().startswith("#"):
+            packages[name] = (line.rstrip(" \\"), set())
+        elif line.startswith(" ") and line.strip().startswith("#"):
             parent = line.strip().removeprefix("#").strip().removeprefix("via").strip()
             if name and parent:
                 packages[name][1].add(canonical(parent.split(" ")[0]))
-        elif line.strip():
+        elif line.strip() and not line.startswith(("    --hash=sha256:", "#")):
             raise ValueError(f"requirements.lock: neither a pin nor a comment: {line!r}")
     return packages
 
 
 def needed_by(roots: Iterable[str], lock: dict[str, tuple[str, set[str]]]) -> list[str]:
     """Pins of some packages and of all that they ask for, sorted."""
-    wanted = {canonical(root) for root in roots} & lock.keys()
+    wanted = {canonical(root) for root in roots}
     while more := {name for name, (_, parents) in lock.items() if parents & wanted} - wanted:
         wanted |= more
-    return sorted(lock[name][0] for name in wanted)
+    return sorted(lock[name][0] for name in wanted & lock.keys())
 
 
 def declared(project: dict, *extras: str) -> list[str]:
@@ -84,8 +87,8 @@ def versions(root: pathlib.Path, *extras: str, besides: Iterable[str] = ()) -> s
 def notebook(file: pathlib.Path) -> str:
     """Digest of a notebook's cells and tags; outputs and the rest of its metadata do not count."""
     cells = json.loads(file.read_text())["cells"]
-    told = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
-    return short(json.dumps(told))
+    kept = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
+    return short(json.dumps(kept))
 
 
 def code(file: pathlib.Path) -> str:
@@ -95,26 +98,7 @@ def code(file: pathlib.Path) -> str:
     return "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines)
 
 
-def imports(source: str, modules: set[str]) -> set[str]:
-    """Modules of the library that some code imports; ``__init__`` stands for its public names."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "eoslib":
-            inner = node.module.split(".")[1:]
-            found |= {inner[0]} if inner else {a.name if a.name in modules else "__init__" for a in node.names}
-        elif isinstance(node, ast.Import):
-            paths = [alias.name.split(".") for alias in node.names if alias.name.split(".")[0] == "eoslib"]
-            found |= {path[1] if len(path) > 1 else "__init__" for path in paths}
-    return found
-
-
-def modules_behind(source: str, library: pathlib.Path) -> list[str]:
-    """Modules of the library whose code a notebook executes, directly or not; runs come to it as files."""
-    modules = {file.stem for file in library.glob("*.py")}
-    wanted, ahead = set(), imports(source, modules)
-    while ahead:
-        wanted |= ahead
-        through = ahead - set(INTERFACES)
-        behind = [imports((library / f"{name}.py").read_text(), modules) for name in through]
-        ahead = set().union(*behind) - wanted
-    return sorted(wanted - {"settings"})
+def modules_behind(code: str) -> list[str]:
+    """Modules of the packages whose code a notebook executes, directly or not; what lies behind runs comes as files."""
+    found = source.behind(*source.imports(code), stop=INTERFACES)
+    return [name for name in found if name not in TABLES]

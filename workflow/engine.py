@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -19,38 +18,32 @@ def stale_runs(scale: str, seed: int) -> dict[str, str]:
     Snakemake compares with what it remembers of this folder; a file that came from elsewhere (recorded, copied, checked
     out) is judged by what it says of itself.
     """
-    from eoslib import results, settings
+    from selfstab import chapters
+    from selfstab.runs import files
 
     found = {}
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for run in settings.notebook_runs(file.stem, scale):
+        for run in chapters.runs(file.stem, scale):
             setting, offset = run.setting(scale), seed + run.seed_offset
-            path = results.path(setting, offset)
-            if path.exists() and (why := results.stale(setting, offset)):
+            path = files.path(setting, offset)
+            if path.exists() and (why := files.stale(setting, offset)):
                 found[os.path.relpath(path, ROOT)] = why
     return found
 
 
 def main() -> int:
-    """``engine.py TARGET --scale SCALE --seed SEED --jobs JOBS``."""
+    """Start Snakemake; :mod:`make` calls ``engine.py TARGET SCALE SEED JOBS``."""
     leash()
-    parser = argparse.ArgumentParser(prog="engine.py")
-    parser.add_argument("target")
-    parser.add_argument("--scale", required=True)
-    parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--jobs", required=True, type=int)
-    asked = parser.parse_args()
-    plain.FORCED |= stale_runs(asked.scale, asked.seed)
+    target, scale, seed, jobs = sys.argv[1:]
+    plain.FORCED |= stale_runs(scale, int(seed))
 
     from snakemake.cli import main as snakemake
 
-    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", str(asked.jobs)]
-    arguments += ["--scheduler", "greedy", "--rerun-incomplete", "--keep-going", "--logger", "plain"]
-    # Content decides: digests as parameters, checksums of inputs of any size where their dates differ.
-    arguments += ["--rerun-triggers", "params", "input", "mtime", "--max-checksum-file-size", "1000000000"]
-    arguments += ["--config", f"scale={asked.scale}", f"seed={asked.seed}"]
+    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", jobs]
+    arguments += ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "default"), "--logger", "plain"]
+    arguments += ["--config", f"scale={scale}", f"seed={seed}"]
     arguments += ["--forcerun", *plain.FORCED] if plain.FORCED else []
-    snakemake([*arguments, "--", asked.target])
+    snakemake([*arguments, "--", target])
     return 0
 
 

@@ -1,5 +1,6 @@
 """Make ``.venv`` from ``requirements.lock`` with nothing but Python's own ``venv`` and ``pip``; say so; do it once.
 
+Pip fetches uv, which installs the rest and checks every file against the lock's hashes; where uv cannot, pip does both.
 A stamp in ``.venv`` names the lock and the declared dependencies that it was made from.  Where it fits, this program
 says nothing and ends at once.  An environment whose making was interrupted is made again from nothing.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,14 +23,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv"
 PYTHON = FOLDER / "bin" / "python"
 UNFINISHED = FOLDER / ".unfinished"
+#: The folders of the two distributions: the library and its companion.
+PROJECTS = ("./eoslib", ".")
 
 
 def stamp() -> pathlib.Path:
     """The file whose presence says that the environment fits the lock and the declared dependencies."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [project["dependencies"], project.get("optional-dependencies", {}), project["requires-python"]]
-    content = (ROOT / "requirements.lock").read_bytes() + repr(declared).encode()
-    return FOLDER / f".stamp-{hashlib.sha256(content).hexdigest()[:16]}"
+    content = (ROOT / "requirements.lock").read_text()
+    for folder in PROJECTS:
+        asked = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        content += repr([asked["dependencies"], asked.get("optional-dependencies"), asked["requires-python"]])
+    return FOLDER / f".stamp-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def works() -> bool:
@@ -39,10 +44,34 @@ def works() -> bool:
     return subprocess.run([PYTHON, "-c", check], capture_output=True).returncode == 0
 
 
-def pip(*arguments: str) -> None:
-    """Run pip inside the environment; it speaks only of errors."""
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-qq", "install", *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+def run(*command: str | pathlib.Path, **options) -> None:
+    """Run an installer, which speaks only of errors."""
+    subprocess.run(command, cwd=ROOT, check=True, **({"stdin": subprocess.DEVNULL} | options))
+
+
+def install() -> None:
+    """Install the lock, then the two distributions, by uv, which pip fetches where it is missing, or by pip alone.
+
+    The lock is whole, so that there is nothing to resolve, and it holds what builds the two.
+    """
+    lock = "requirements.lock"
+    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "-qq", "install", "--no-deps")
+    editable = ("--no-build-isolation", *(word for folder in PROJECTS for word in ("--editable", folder)))
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    try:
+        uv = shutil.which("uv") or shutil.which("uv", path=FOLDER / "bin")
+        if not uv:
+            pin = re.search(r"^uv==(.*\\\n)+.*\n", (ROOT / lock).read_text(), re.MULTILINE).group()
+            run(*pip, "--only-binary", ":all:", "--require-hashes", "-r", "/dev/stdin", **kept, stdin=None, input=pin)
+            uv = FOLDER / "bin" / "uv"
+        # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set every later process would compile again.
+        run(uv, "pip", "sync", "-q", "--python", PYTHON, "--compile-bytecode", "--require-hashes", lock, **kept)
+        run(uv, "pip", "install", "-q", "--python", PYTHON, "--no-deps", *editable, **kept)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "output", "") or str(error)).strip().splitlines()[-1]
+        print(f"uv could not install the lock ({reason}); pip tries, which takes longer.", file=sys.stderr, flush=True)
+        run(*pip, "--require-hashes", "-r", lock)
+        run(*pip, *editable)
 
 
 def make() -> None:
@@ -52,12 +81,8 @@ def make() -> None:
     if works():
         print("The lock has changed: bringing .venv up to date.", flush=True)
     else:
-        version = ".".join(map(str, sys.version_info[:3]))
-        print(
-            f"Making .venv with Python {version} and the {packages} packages of requirements.lock "
-            "(once; about 2 minutes and 1.6 GB).",
-            flush=True,
-        )
+        made_of = f"Python {'.'.join(map(str, sys.version_info[:3]))} and the {packages} packages of requirements.lock"
+        print(f"Making .venv with {made_of} (once; about half a minute and 1.6 GB).", flush=True)
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         UNFINISHED.touch()
@@ -65,9 +90,7 @@ def make() -> None:
     UNFINISHED.touch()
     for old in FOLDER.glob(".stamp-*"):
         old.unlink()
-    # The lock is whole, so pip has nothing to resolve.
-    pip("--no-deps", "--requirement", "requirements.lock")
-    pip("--no-deps", "--no-build-isolation", "--editable", ".")
+    install()
     stamp().touch()
     UNFINISHED.unlink()
     print(f"The environment is ready ({time.monotonic() - begun:.0f} s).", flush=True)
@@ -85,8 +108,8 @@ def main() -> int:
         print(busy, file=sys.stderr)
         return 1
     except subprocess.CalledProcessError:
-        told = "pip could not install requirements.lock (its reason is above). The first call needs the package index."
-        print(f"{told} Call again to retry.", file=sys.stderr)
+        reason = "pip could not install the packages (its reason is above). The first call needs the package index."
+        print(f"{reason} Call again to retry.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The next call makes the environment from the start.", file=sys.stderr)

@@ -19,69 +19,48 @@ from leash import leash
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def run(arguments: list[str]) -> int:
-    """Compute one run file; the arguments are those of ``python -m eoslib.results run``."""
-    from eoslib import results
-
-    return results.main(["run", *arguments])
-
-
-def notebook(arguments: list[str]) -> int:
+def notebook(asked: argparse.Namespace) -> int:
     """Execute a notebook by papermill; where a cell fails, keep what there is beside the target, and say which."""
-    parser = argparse.ArgumentParser(prog="job.py notebook")
-    parser.add_argument("source", type=pathlib.Path)
-    parser.add_argument("target", type=pathlib.Path)
-    parser.add_argument("--scale", required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    asked = parser.parse_args(arguments)
-
     import papermill
 
-    partial = asked.target.with_name(f".{asked.target.stem}.partial.ipynb")
+    source, target = map(pathlib.Path, asked.names)
+    partial, failed = (
+        target.with_name(f"{name}.ipynb") for name in (f".{target.stem}.partial", f"{target.stem}.failed")
+    )
     partial.parent.mkdir(parents=True, exist_ok=True)
     parameters = {"scale": asked.scale, "seed": asked.seed}
     try:
-        papermill.execute_notebook(str(asked.source), str(partial), parameters, progress_bar=False, log_output=True)
+        papermill.execute_notebook(str(source), str(partial), parameters, progress_bar=False, log_output=True)
     except papermill.PapermillExecutionError as error:
-        kept = asked.target.with_name(f"{asked.target.stem}.failed.ipynb")
-        partial.replace(kept)
-        print(f"{error}\n{asked.source} stopped at its cell {error.cell_index + 1}; {kept} shows how far it came.")
+        partial.replace(failed)
+        print(f"{error}\n{source} stopped at its cell {error.cell_index + 1}; {failed} shows how far it came.")
         return 1
-    asked.target.with_name(f"{asked.target.stem}.failed.ipynb").unlink(missing_ok=True)
-    partial.replace(asked.target)
+    failed.unlink(missing_ok=True)
+    partial.replace(target)
     return 0
 
 
-def collect(arguments: list[str]) -> int:
+def collect(asked: argparse.Namespace) -> int:
     """Merge the records of the notebooks that exist; those of a notebook that is gone are removed."""
-    parser = argparse.ArgumentParser(prog="job.py collect")
-    parser.add_argument("notebooks", nargs="*")
-    parser.add_argument("--scale", required=True)
-    asked = parser.parse_args(arguments)
+    from selfstab.records import paths, store
 
-    from eoslib import reporting, results
-
-    for record in (results.root() / asked.scale / "records").glob("*.json"):
-        if record.stem not in asked.notebooks:
+    for record in (paths.results_root() / asked.scale / "records").glob("*.json"):
+        if record.stem not in asked.names:
             print(f"{record.name} is of a notebook that is no longer there: removed")
             record.unlink()
-    claims, figures = reporting.collect(asked.scale)
+    claims, figures = store.collect(asked.scale)
     print(f"{len(claims)} claims, {len(figures)} figures")
     return 0
 
 
-def book(arguments: list[str]) -> int:
+def book(asked: argparse.Namespace) -> int:
     """Copy the executed notebooks into the book and build it beside the old one, which it then replaces."""
-    parser = argparse.ArgumentParser(prog="job.py book")
-    parser.add_argument("--scale", required=True)
-    asked = parser.parse_args(arguments)
-
     import chapters
 
-    from eoslib import results
+    from selfstab.records.paths import results_root
 
     try:
-        chapters.write_all(results.root(), asked.scale, ROOT / "book" / "chapters")
+        chapters.write_all(results_root(), asked.scale, ROOT / "book" / "chapters")
     except chapters.ChapterError as error:
         print(error)
         return 1
@@ -89,15 +68,12 @@ def book(arguments: list[str]) -> int:
     shutil.rmtree(outside, ignore_errors=True)
     start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", start, "build", "--all", "-W", "-n", "--keep-going"]
+    command += ["--path-output", outside, ROOT / "book"]
+    surroundings = os.environ | {"EOSLIB_BOOK_SCALE": asked.scale, "NO_COLOR": "1"}
     log = ROOT / ".cache" / "logs" / asked.scale / "sphinx.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as handle:
-        status = subprocess.run(
-            [*command, "--path-output", str(outside), str(ROOT / "book")],
-            env=os.environ | {"EOSLIB_BOOK_SCALE": asked.scale, "NO_COLOR": "1"},
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-        ).returncode
+        status = subprocess.run(command, env=surroundings, stdout=handle, stderr=subprocess.STDOUT).returncode
     built, shown, previous = outside / "_build" / "html", ROOT / "book" / "_build" / "html", outside / "previous"
     if status or not (built / "intro.html").is_file():
         lines = log.read_text(errors="replace").splitlines()
@@ -113,10 +89,21 @@ def book(arguments: list[str]) -> int:
 
 
 def main() -> int:
-    """``job.py run|notebook|collect|book …``."""
+    """``job.py run …``, or ``job.py notebook|collect|book NAMES… --scale SCALE --seed SEED``."""
     leash()
     os.environ |= {"MPLBACKEND": os.environ.get("MPLBACKEND", "agg"), "JUPYTER_PREFER_ENV_PATH": "1"}
-    return {"run": run, "notebook": notebook, "collect": collect, "book": book}[sys.argv[1]](sys.argv[2:])
+    if sys.argv[1:2] == ["run"]:  # the other words are those of `python -m selfstab.runs`
+        from selfstab.runs import compute
+
+        return compute.main(sys.argv[2:])
+    jobs = {"notebook": notebook, "collect": collect, "book": book}
+    parser = argparse.ArgumentParser(prog="job.py")
+    parser.add_argument("job", choices=jobs)
+    parser.add_argument("names", nargs="*", help="the notebook and its target, or the notebooks that exist")
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    return jobs[asked.job](asked)
 
 
 if __name__ == "__main__":

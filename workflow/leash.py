@@ -1,4 +1,4 @@
-"""Processes that end with their parent: nothing stays behind, however a verb is stopped.
+"""Processes that end with their parent: nothing stays behind, however a target is stopped.
 
 Ctrl-C reaches every process of a terminal, ``kill -9`` only one.  So each process of the graph watches its parent and,
 once that is gone, ends itself and all that it started.  Being cut off is harmless: files are written in one stroke and
@@ -26,12 +26,17 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def end_family(pid: int) -> None:
-    """Kill a process and everything that it started, and wait until all are gone."""
-    members = family(pid)
+def kill(members: list[psutil.Process]) -> None:
+    """Kill what still lives of some processes."""
     for member in members:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
+
+
+def end_family(pid: int) -> None:
+    """Kill a process and everything that it started, and wait until all are gone."""
+    members = family(pid)
+    kill(members)
     psutil.wait_procs(members, timeout=5)
 
 
@@ -42,9 +47,7 @@ def leash() -> None:
     def watch():
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
-        for member in family(os.getpid())[1:]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+        kill(family(os.getpid())[1:])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The verbs that work on the graph: one at a time, stopped at any moment, continued by calling again.
+"""The targets that work on the graph: one at a time, stopped at any moment, continued by calling again.
 
 A process that is interrupted or killed takes everything that it started with it (``leash.py``).  What it leaves behind,
 Snakemake's lock and files that it was about to write, is cleared here at the next call, after making sure that nobody
@@ -8,8 +8,6 @@ is at work in this checkout.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -20,24 +18,21 @@ import psutil
 from alone import Busy, alone
 from leash import end_family, leash
 
+from selfstab.records import store
+from selfstab.records.claims import holds
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENGINE = pathlib.Path(__file__).with_name("engine.py")
 
 
-def others() -> list[psutil.Process]:
-    """Living Snakemake processes in this checkout that no verb started (somebody called it directly)."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        words = process.info["cmdline"] or []
-        if not any(pathlib.PurePath(word).name == "snakemake" for word in words[:3]):
-            continue
-        try:
-            here = pathlib.Path(process.cwd()) == ROOT
-        except psutil.Error:
-            continue
-        if here:
-            found.append(process)
-    return found
+def others() -> list[str]:
+    """Living Snakemake processes in this checkout that no target started (somebody called it directly)."""
+    return [
+        str(process.pid)
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if any(pathlib.PurePath(word).name == "snakemake" for word in (process.info["cmdline"] or [])[:3])
+        and process.info["cwd"] == str(ROOT)
+    ]
 
 
 def clear_stale_lock() -> None:
@@ -49,23 +44,12 @@ def clear_stale_lock() -> None:
     if not any((ROOT / ".snakemake" / "locks").glob("*")):
         return
     if alive := others():
-        numbers = ", ".join(str(process.pid) for process in alive)
-        raise Busy(
-            f"Snakemake is at work in this folder (process {numbers}). Wait for it to end; nothing was done here."
-        )
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(ROOT),
-        "--unlock",
-    ]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        raise Busy(f"The last run was killed and what it left could not be cleared:\n{told.stderr}")
+        at_work = f"Snakemake is at work in this folder (process {', '.join(alive)})."
+        raise Busy(f"{at_work} Wait for it to end; nothing was done here.")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", ROOT, "--unlock"]
+    unlocked = subprocess.run(command, capture_output=True, text=True)
+    if unlocked.returncode:
+        raise Busy(f"The last run was killed and what it left could not be cleared:\n{unlocked.stderr}")
     print("The last run was interrupted; continuing it.", file=sys.stderr, flush=True)
 
 
@@ -73,7 +57,7 @@ def work(target: str, scale: str, seed: int, jobs: int) -> int:
     """Bring a target of the graph up to date; returns the exit status."""
     with alone(ROOT) as lock:
         clear_stale_lock()
-        command = [sys.executable, str(ENGINE), target, "--scale", scale, "--seed", str(seed), "--jobs", str(jobs)]
+        command = [sys.executable, ENGINE, target, scale, str(seed), str(jobs)]
         # Its own process group: Ctrl-C comes here alone, and here is decided what it means.  The lock is inherited:
         # it holds until the last process of this run is gone.
         engine = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0, pass_fds=[lock])
@@ -91,13 +75,11 @@ def work(target: str, scale: str, seed: int, jobs: int) -> int:
     return status
 
 
-def told(target: str, scale: str, seconds: float) -> str:
+def summary(target: str, scale: str, seconds: float) -> str:
     """What there is now and where."""
-    folder = pathlib.Path(os.environ.get("EOSLIB_RESULTS") or ROOT / "results") / scale
-    claims = json.loads((folder / "claims.json").read_text())
-    figures = json.loads((folder / "figures.json").read_text())
-    holding = sum(claim["verdict"] == "holds" for claim in claims)
-    lines = [f"{len(figures)} figures and {len(claims)} claims ({holding} hold) at {scale} scale, in {folder}."]
+    found = store.load(scale)
+    counted = f"{len(found.figures)} figures and {len(found.claims)} claims ({sum(map(holds, found.claims))} hold)"
+    lines = [f"{counted} at {scale} scale, in {found.folder}."]
     if target == "book":
         lines.append(f"The book: open {ROOT / 'book' / '_build' / 'html' / 'index.html'} or call `make serve`.")
     return "\n".join([*lines, f"({seconds:.0f} s)"])
@@ -111,7 +93,7 @@ def interrupt(signum, frame):
 def main() -> int:
     """``make.py figures|book --scale SCALE --seed SEED --jobs JOBS``."""
     parser = argparse.ArgumentParser(prog="make.py")
-    parser.add_argument("verb", choices=["figures", "book"])
+    parser.add_argument("target", choices=["figures", "book"])
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -121,14 +103,14 @@ def main() -> int:
     leash()
     begun = time.monotonic()
     try:
-        status = work(asked.verb, asked.scale, asked.seed, asked.jobs)
+        status = work(asked.target, asked.scale, asked.seed, asked.jobs)
     except Busy as busy:
         print(busy, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     if status == 0:
-        print(told(asked.verb, asked.scale, time.monotonic() - begun), flush=True)
+        print(summary(asked.target, asked.scale, time.monotonic() - begun), flush=True)
     return status
 
 

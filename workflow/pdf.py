@@ -18,8 +18,10 @@ from pypdf.generic import ArrayObject, NameObject
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+#: White around a printed page.
+MARGINS = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
 SETTLED = """async () => {
-  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+  await Promise.all([document.fonts.ready, window.MathJax?.startup?.promise]);
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => null)));
 }"""
@@ -68,7 +70,7 @@ def write(site: pathlib.Path, toc: dict, title: str, author: str, target: pathli
             page.evaluate(SETTLED)
             page.emulate_media(media="print", color_scheme="light")
             heading = page.locator("h1").first.inner_text()
-            printed = PdfReader(io.BytesIO(page.pdf(format="A4", print_background=True, margin=margins())))
+            printed = PdfReader(io.BytesIO(page.pdf(format="A4", print_background=True, margin=MARGINS)))
             first = len(book.pages)
             book.append(printed, import_outline=False)
             if caption:
@@ -93,8 +95,7 @@ def point_inside(book: PdfWriter, site: str, firsts: dict[str, int]) -> None:
             link = reference.get_object()
             address = str(link.get("/A", {}).get("/URI", ""))
             if address.startswith(site):
-                first = firsts.get(address.partition("#")[0])
-                if first is None:
+                if (first := firsts.get(address.partition("#")[0])) is None:
                     continue
                 del link["/A"]
                 destination = [book.pages[first].indirect_reference, NameObject("/Fit")]
@@ -103,19 +104,13 @@ def point_inside(book: PdfWriter, site: str, firsts: dict[str, int]) -> None:
         page[NameObject("/Annots")] = kept
 
 
-def margins() -> dict[str, str]:
-    """White around a printed page."""
-    return {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
-
-
 def main() -> int:
     """``pdf.py [--site FOLDER] [--output FILE]``."""
     parser = argparse.ArgumentParser(prog="pdf.py")
     parser.add_argument("--site", type=pathlib.Path, default=ROOT / "book" / "_build" / "html")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "book" / "_build" / "self-stabilization.pdf")
     asked = parser.parse_args()
-    configured = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    configured, toc = (yaml.safe_load((ROOT / "book" / name).read_text()) for name in ("_config.yml", "_toc.yml"))
     try:
         count = write(asked.site, toc, configured["title"], configured["author"], asked.output)
     except FileNotFoundError as absent:

@@ -6,10 +6,11 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
-// What scrolls sideways must be reachable by keyboard; recomputed when the page changes its width.
+// What scrolls must be reachable by keyboard; recomputed when the page changes its width, its fonts or its formulas.
 function markScrollable() {
-  for (const box of document.querySelectorAll(".table-box, div.math, .bd-article pre, .cell_output .output, .pst-scrollable-table-container")) {
-    const scrolls = box.scrollWidth > box.clientWidth + 1;
+  for (const box of document.querySelectorAll(".table-box, div.math, .bd-article pre, .cell_output .output, "
+    + ".pst-scrollable-table-container, .story .figure-caption")) {
+    const scrolls = box.scrollWidth > box.clientWidth + 1 || (box.matches(".figure-caption") && box.scrollHeight > box.clientHeight + 1);
     if (scrolls) box.tabIndex = 0;
     else if (!box.matches("pre")) box.removeAttribute("tabindex");
   }
@@ -31,5 +32,5 @@ addEventListener("DOMContentLoaded", () => {
   labelCells();
   markScrollable();
   addEventListener("resize", markScrollable, { passive: true });
-  addEventListener("load", () => setTimeout(markScrollable, 300));
+  addEventListener("load", () => Promise.all([document.fonts.ready, window.MathJax?.startup?.promise]).then(markScrollable));
 });

@@ -2,14 +2,9 @@
  *
  * One pure function, `step`, maps (x, y) to its successor; everything else here is computed from it or from a closed
  * formula.  x is the displacement along the top eigenvector, y = S − 2/η the excess sharpness.  The same map is
- * `eoslib.reduced.reduced_step`; a test compares the two.
+ * `selfstab.theory.reduced.reduced_step`; a test compares the two.
  */
-(function (root, factory) {
-  "use strict";
-  const api = factory();
-  if (typeof module === "object" && module.exports) module.exports = api;
-  root.EosDynamics = api;
-})(typeof globalThis === "object" ? globalThis : this, function () {
+const EosDynamics = (function () {
   "use strict";
 
   /** One step of gradient descent in the two reduced coordinates.
@@ -17,57 +12,38 @@
    * p = {eta, alpha, beta, damping, quartic}:
    *   x' = −(1 + ηy) x − η quartic x³,    y' = (1 − damping) y + η (α − βx²/2)
    */
-  function step(state, p) {
-    const { x, y } = state;
-    return {
-      x: -(1 + p.eta * y) * x - p.eta * p.quartic * x * x * x,
-      y: (1 - p.damping) * y + p.eta * (p.alpha - (p.beta * x * x) / 2),
-    };
-  }
+  const step = ({ x, y }, p) => ({
+    x: -(1 + p.eta * y) * x - p.eta * p.quartic * x * x * x,
+    y: (1 - p.damping) * y + p.eta * (p.alpha - (p.beta * x * x) / 2),
+  });
 
   /** Radius δ = √(2α/β) of the two-cycle; NaN where α ≤ 0, because there is none. */
-  function radius(p) {
-    return p.alpha > 0 ? Math.sqrt((2 * p.alpha) / p.beta) : NaN;
-  }
+  const radius = (p) => (p.alpha > 0 ? Math.sqrt((2 * p.alpha) / p.beta) : NaN);
 
   /** The length that x is measured in on the axes: δ, or the same with |α| where δ does not exist. */
-  function lengthUnit(p) {
-    return p.alpha === 0 ? 1 : Math.sqrt((2 * Math.abs(p.alpha)) / p.beta);
-  }
+  const lengthUnit = (p) => (p.alpha === 0 ? 1 : Math.sqrt((2 * Math.abs(p.alpha)) / p.beta));
 
   /** The small parameter ε = η√α; NaN where α ≤ 0. */
-  function epsilon(p) {
-    return p.alpha > 0 ? p.eta * Math.sqrt(p.alpha) : NaN;
-  }
+  const epsilon = (p) => (p.alpha > 0 ? p.eta * Math.sqrt(p.alpha) : NaN);
 
   /** Curvature of the toy loss along the eigenvector at x = 0. */
-  function sharpness(y, p) {
-    return 2 / p.eta + y;
-  }
+  const sharpness = (y, p) => 2 / p.eta + y;
+
+  /** The toy loss on the valley's floor, x = 0. */
+  const floor = (y, p) => (p.damping * y * y) / (2 * p.eta * p.beta) - (p.alpha / p.beta) * y;
 
   /** The toy loss on which gradient descent is exactly `step`, up to a constant:
    *  ½(2/η + y)x² + quartic x⁴/4 − (α/β) y + damping y²/(2ηβ).
    */
-  function loss(x, y, p) {
-    const x2 = x * x;
-    return (
-      ((2 / p.eta + y) * x2) / 2 +
-      (p.quartic * x2 * x2) / 4 -
-      (p.alpha / p.beta) * y +
-      (p.damping * y * y) / (2 * p.eta * p.beta)
-    );
-  }
+  const loss = (x, y, p) => (sharpness(y, p) * x * x) / 2 + (p.quartic * x ** 4) / 4 + floor(y, p);
 
   /** What the ODE limit conserves: H = y²/2 + βx²/4 − α ln|x|. */
-  function conserved(x, y, p) {
-    const ax = Math.abs(x);
-    return (y * y) / 2 + (p.beta * ax * ax) / 4 - (p.alpha === 0 ? 0 : p.alpha * Math.log(ax));
-  }
+  const conserved = (x, y, p) => (y * y) / 2 + (p.beta * x * x) / 4 - (p.alpha === 0 ? 0 : p.alpha * Math.log(Math.abs(x)));
 
   /** Stage of every step of a track: 1 progressive sharpening, 2 blow-up, 3 self-stabilization, 4 return to stability.
    *
    * The stages are the quadrants of (|x|, y) around the fixed point (δ, 0).  A stage ends once and only forwards, as in
-   * `eoslib.reduced.stages`, so that a jitter at a boundary cannot send the track back.  All 0 where α ≤ 0.
+   * `selfstab.theory.reduced.stages`, so that a jitter at a boundary cannot send the track back.  All 0 where α ≤ 0.
    */
   function stages(x, y, p) {
     if (!(p.alpha > 0)) return x.map(() => 0);
@@ -91,9 +67,8 @@
     let big = Math.sqrt(2 * h) + 1;
     for (let i = 0; i < 60; i += 1) {
       const change = ((big * big) / 2 - Math.log(big) - h) / (big - 1 / big);
-      if (!Number.isFinite(change)) break;
+      if (!(Math.abs(change) > 1e-15 * big)) break; // or 0/0, at the rest point itself
       big -= change;
-      if (Math.abs(change) < 1e-15 * big) break;
     }
     return delta * Math.max(big, 1);
   }
@@ -105,18 +80,15 @@
   }
 
   /** Steps of one small oscillation about the two-cycle, √2 π/ε; NaN where α ≤ 0. */
-  function smallPeriod(p) {
-    return (Math.SQRT2 * Math.PI) / epsilon(p);
-  }
+  const smallPeriod = (p) => (Math.SQRT2 * Math.PI) / epsilon(p);
 
   /** Iterate `step` from (p.x0, p.y0): arrays x, y with the start first, and a worded status.
    *
    * Ends early, with status "diverged", before the first step at which a value is not finite or |x| exceeds 1e6.
    */
   function iterate(p, steps) {
-    const x = [p.x0];
-    const y = [p.y0];
     let state = { x: p.x0, y: p.y0 };
+    const [x, y] = [[state.x], [state.y]];
     for (let t = 0; t < steps; t += 1) {
       state = step(state, p);
       if (!(Math.abs(state.x) <= 1e6 && Math.abs(state.y) <= 1e6)) return { x, y, status: "diverged" };
@@ -126,7 +98,6 @@
     return { x, y, status: "finished" };
   }
 
-  return {
-    step, iterate, radius, lengthUnit, epsilon, sharpness, loss, conserved, stages, peak, restPoint, smallPeriod,
-  };
-});
+  return { step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, conserved, stages, peak, restPoint, smallPeriod };
+})();
+if (typeof module === "object") module.exports = EosDynamics;

@@ -1,4 +1,4 @@
-/* The self-stabilization lab: sliders, transport and four linked pictures of `EosDynamics.iterate`.
+/* The self-stabilization lab: sliders, transport and linked pictures of `EosDynamics.iterate`.
  *
  * A plain script, so that it runs from file:// too.  The whole orbit is computed whenever a parameter changes (a few
  * hundred multiplications); playing only moves a cursor along it.
@@ -6,8 +6,9 @@
 (function () {
   "use strict";
 
-  const dynamics = window.EosDynamics;
-  const { clamp, show, element, ticks, scale, Picture } = window.EosPicture;
+  const dynamics = EosDynamics;
+  const { clamp, show, element, button, group, press, slider, choice, quantities, announcer, palette, restyled,
+    oncePerFrame } = window.EosWidgets;
 
   // ------------------------------------------------------------------------------------------------ what can be set
   const PARAMETERS = [
@@ -19,8 +20,8 @@
     { key: "damping", symbol: "d", name: "damping of y a step", low: 0, high: 0.05, step: 0.0005 },
     { key: "quartic", symbol: "q", name: "quartic term of the valley", low: -0.2, high: 0.2, step: 0.005 },
   ];
-  const HORIZONS = [200, 400, 800, 1600];
-  const SPEEDS = [10, 30, 60, 120];
+  const HORIZONS = [200, 400, 800, 1600]; // steps computed
+  const SPEEDS = [10, 30, 60, 120]; // steps a second
   const BASE = { eta: 0.05, alpha: 1, beta: 1, x0: 0.01, y0: -1.5, damping: 0.005, quartic: 0, n: 400 };
   const STAGES = ["", "progressive sharpening", "blow-up", "self-stabilization", "return to stability"];
 
@@ -46,198 +47,173 @@
       note: "Where the gradient flow would lower the sharpness there is nothing to balance: one burst, and then y falls for good." },
   ];
 
-  // --------------------------------------------------------------------------------------------- state and its address
-  function readHash() {
-    const fields = new URLSearchParams(window.location.hash.replace(/^#/, ""));
-    const found = {};
-    for (const { key, low, high } of PARAMETERS) {
-      const value = fields.has(key) ? Number(fields.get(key)) : NaN;
-      if (Number.isFinite(value)) found[key] = clamp(value, low, high);
-    }
-    if (HORIZONS.includes(Number(fields.get("n")))) found.n = Number(fields.get("n"));
-    const t = Number(fields.get("t"));
-    return { settings: found, t: Number.isInteger(t) && t > 0 ? t : 0, any: Object.keys(found).length > 0 };
+  const ICONS = {
+    reset: "M3 3v10M13.5 3v10L5.5 8z", back: "M11.5 3v10L4.5 8z", play: "M4 2v12l10-6z", step: "M4.5 3v10l7-5z",
+    pause: "M3.5 2.5h3.4v11H3.5zM9.1 2.5h3.4v11H9.1z", next: "M2.5 3v10l6-5zM8.5 3v10l6-5z",
+  };
+  // How the pictures draw the step itself, what is still to come, and levels across.
+  const NOW = { fill: "gd", stroke: "plot-card", width: 2 };
+  const FUTURE = { stroke: "gd", alpha: 0.35 };
+  const THRESHOLD = { stroke: "threshold", width: 1.2, dash: [6, 4] };
+  const RADIUS = { stroke: "ink-soft", width: 0.8, dash: [2, 3] };
+
+  const largest = (values) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+
+  /** Name and picture of a button of the transport. */
+  function dress(node, icon, label) {
+    if (node.title === label) return;
+    node.title = label;
+    node.setAttribute("aria-label", label);
+    node.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${ICONS[icon]}"/></svg>`;
   }
 
-  function makeHash(settings, t) {
-    const fields = [...PARAMETERS.map(({ key }) => key), "n"].map((key) => `${key}=${settings[key]}`);
-    return `#${fields.join("&")}&t=${t}`;
+  // --------------------------------------------------------------------------------------------- state and its address
+  /** What the address gives, like a preset: settings `set` and step `t`; null where it gives no setting. */
+  function readHash() {
+    const fields = new URLSearchParams(window.location.hash.slice(1));
+    const set = {};
+    for (const { key, low, high } of PARAMETERS) {
+      const value = fields.has(key) ? Number(fields.get(key)) : NaN;
+      if (Number.isFinite(value)) set[key] = clamp(value, low, high);
+    }
+    const [n, t] = [Number(fields.get("n")), Number(fields.get("t"))];
+    if (HORIZONS.includes(n)) set.n = n;
+    return Object.keys(set).length ? { set, t: Number.isInteger(t) && t > 0 ? t : 0 } : null;
   }
 
   class Lab {
     constructor(root) {
-      this.root = root;
+      Object.assign(this, { root, playing: false, speed: 60, carry: 0, settings: {} });
       this.quiet = window.matchMedia("(prefers-reduced-motion: reduce)");
-      const linked = readHash();
-      this.settings = { ...BASE, ...linked.settings };
-      this.t = linked.t;
-      this.playing = false;
-      this.until = 0;
-      this.preset = linked.any ? null : "cycles";
-      if (!linked.any) Object.assign(this.settings, PRESETS.find((p) => p.id === "cycles").set);
-      this.speed = 60;
-      this.carry = 0;
-      this.build();
-      this.readColours();
-      this.compute();
+      this.colour = palette(root);
+      this.refresh = oncePerFrame(() => this.showNow());
+      this.live = announcer("lab");
+      this.say = this.live.say;
+      root.replaceChildren(this.buildPresets(), this.buildTransport(), this.buildPictures(), this.buildValues(), this.live.node);
+      this.begin(readHash() ?? PRESETS.find(({ id }) => id === "cycles"));
       this.observe();
-      this.root.setAttribute("data-ready", "true");
+      root.setAttribute("data-ready", "true");
     }
 
     // -------------------------------------------------------------------------------------------------- the page parts
-    build() {
-      this.root.replaceChildren();
-      this.root.append(this.buildPresets(), this.buildTransport(), this.buildPictures(), this.buildValues());
-      this.live = element("p", { class: "lab-sr", role: "status", "aria-live": "polite", id: "lab-live" });
-      this.root.append(this.live);
-    }
-
     buildPresets() {
-      const box = element("div", { class: "lab-presets" });
-      this.presetButtons = new Map();
-      const group = (kind, title) => {
-        const list = element("div", { class: `lab-chips lab-chips-${kind}`, role: "group", "aria-label": title });
-        list.append(element("span", { class: "lab-chips-title", "aria-hidden": "true" }, title));
-        PRESETS.filter((p) => p.group === kind).forEach((preset) => {
-          const button = element("button", { type: "button", class: "lab-chip", "data-preset": preset.id,
-            "aria-pressed": "false" });
-          if (preset.until) button.append(element("span", { class: "lab-badge", "data-stage": preset.until }, String(preset.until)));
-          button.append(preset.label);
-          button.addEventListener("click", () => this.usePreset(preset));
-          this.presetButtons.set(preset.id, button);
-          list.append(button);
-        });
-        return list;
+      const choose = (preset) => {
+        this.begin(preset);
+        this.say(`${preset.label}. ${preset.note}`);
+        this.play();
       };
-      box.append(group("stage", "One stage"), group("whole", "Whole runs"));
+      const badge = (until) => (until ? [element("span", { class: "lab-badge", "data-stage": until }, until)] : []);
+      this.chips = new Map(PRESETS.map((preset) => [preset, button(
+        { class: "lab-chip", "data-preset": preset.id, onclick: () => choose(preset) }, ...badge(preset.until), preset.label)]));
+      const chips = (kind, title) => group(`lab-chips lab-chips-${kind}`, title,
+        element("span", { class: "lab-chips-title", "aria-hidden": "true" }, title),
+        ...PRESETS.filter((preset) => preset.group === kind).map((preset) => this.chips.get(preset)));
       this.note = element("p", { class: "lab-note" });
-      box.append(this.note);
-      return box;
+      return element("div", { class: "lab-presets" }, chips("stage", "One stage"), chips("whole", "Whole runs"), this.note);
     }
 
     buildTransport() {
-      const bar = element("div", { class: "lab-transport", role: "group", "aria-label": "Run" });
-      const button = (id, label, icon, action, extra = {}) => {
-        const node = element("button", { type: "button", class: "lab-button", id: `lab-${id}`, title: label,
-          "aria-label": label, ...extra });
-        node.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true">${icon}</svg>`;
-        node.addEventListener("click", action);
-        bar.append(node);
+      const icon = (id, label, onclick, kind = "") => {
+        const node = button({ class: `lab-button ${kind}`, id: `lab-${id}`, onclick });
+        dress(node, id, label);
         return node;
       };
-      button("reset", "Reset to step 0", '<path d="M3 3v10M13.5 3v10L5.5 8z"/>', () => this.reset());
-      button("back", "One step back", '<path d="M11.5 3v10L4.5 8z"/>', () => this.move(-1));
-      this.playButton = button("play", "Play", "", () => this.toggle(), { class: "lab-button lab-play" });
-      button("step", "One step", '<path d="M4.5 3v10l7-5z"/>', () => this.move(1));
-      button("next", "To the next stage", '<path d="M2.5 3v10l6-5zM8.5 3v10l6-5z"/>', () => this.nextStage());
-      this.scrub = element("input", { type: "range", class: "lab-range lab-scrub", id: "lab-t", min: 0, step: 1,
-        "aria-label": "Step t" });
-      this.scrub.addEventListener("input", () => this.goTo(Number(this.scrub.value)));
-      bar.append(this.scrub);
-      this.clock = element("output", { class: "lab-clock", for: "lab-t", "aria-live": "off" });
+      this.playButton = icon("play", "Play", () => (this.playing ? this.pause() : this.play()), "lab-play");
+      this.scrub = slider("lab-t", "", [], { class: "lab-range lab-scrub", "aria-label": "Step t" }, (t) => this.goTo(t));
+      this.scrub.output.className = "lab-clock";
       this.stageTag = element("span", { class: "lab-stage" });
-      bar.append(this.clock, this.stageTag);
-      return bar;
+      return group("lab-transport", "Run", icon("reset", "Reset to step 0", () => this.reset()),
+        icon("back", "One step back", () => this.goTo(this.t - 1)), this.playButton,
+        icon("step", "One step", () => this.goTo(this.t + 1)), icon("next", "To the next stage", () => this.nextStage()),
+        this.scrub.input, this.scrub.output, this.stageTag);
     }
 
     buildPictures() {
-      const grid = element("div", { class: "lab-pictures" });
-      const picture = (id, title, hint, draw) => {
-        const canvas = element("canvas", { id: `lab-${id}`, role: "img", "aria-label": title });
-        const figure = element("figure", { class: `lab-figure lab-figure-${id}` },
-          element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint)), canvas);
-        grid.append(figure);
-        return new Picture(canvas, draw);
+      [this.pictures, this.boxes] = [[], {}];
+      const picture = (box, look) => {
+        this.pictures.push(new window.EosPicture(box, this.colour, look));
+        return box;
       };
-      this.phase = picture("phase", "Phase plane", "size of the oscillation against excess sharpness",
-        { still: this.phaseStill.bind(this), moving: this.phaseMoving.bind(this) });
-      this.valley = picture("valley", "The valley from above", "contours of the loss; dark is high",
-        { still: this.valleyStill.bind(this), moving: this.valleyMoving.bind(this) });
-      this.series = picture("series", "In time", "drag to move in time",
-        { still: this.seriesStill.bind(this), moving: this.seriesMoving.bind(this) });
-      const drag = (event) => {
-        if (!this.timeScale || !(event.buttons & 1)) return;
-        const left = this.series.canvas.getBoundingClientRect().left;
-        this.goTo(Math.round(this.timeScale.inverse(event.clientX - left)));
-        event.preventDefault();
+      const figure = (id, title, hint, ...inside) => {
+        const box = this.boxes[id] = element("div", { id: `lab-${id}`, class: "plots", role: "img" }, ...inside);
+        const caption = element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint));
+        return element("figure", { class: `lab-figure lab-figure-${id}` }, caption, box);
       };
-      this.series.canvas.addEventListener("pointerdown", (event) => {
-        this.series.canvas.setPointerCapture(event.pointerId);
-        drag(event);
-      });
-      this.series.canvas.addEventListener("pointermove", drag);
-      grid.append(this.buildControls());
-      return grid;
+      const row = (name, level) => element("div", { class: "lab-row" },
+        element("p", {}, element("b", {}, name), element("span", {}, level)), picture(element("div"), () => this.seriesLook(name)));
+      const figures = [
+        figure("phase", "Phase plane", "size of the oscillation against excess sharpness"),
+        figure("valley", "The valley from above", "contours of the loss; dark is high"),
+        figure("series", "In time", "drag to move in time", row("x", "±δ"), row("sharpness", "2/η"), row("loss", "x²/η")),
+      ];
+      picture(this.boxes.phase, () => this.phaseLook());
+      picture(this.boxes.valley, () => this.valleyLook());
+      return element("div", { class: "lab-pictures" }, ...figures, this.buildControls());
     }
 
     buildControls() {
-      const controls = element("div", { class: "lab-controls" });
-      this.inputs = new Map();
-      for (const parameter of PARAMETERS) {
-        const { key, symbol, name, low, high, log, step } = parameter;
-        const at = (v) => (log ? Math.log10(v) : v);
-        const input = element("input", { type: "range", class: "lab-range", id: `lab-${key}`, min: at(low), max: at(high),
-          step: log ? 0.005 : step });
-        const output = element("output", { for: `lab-${key}`, "aria-live": "off" });
-        const label = element("label", { for: `lab-${key}` }, element("i", {}, symbol), ` ${name}`);
-        input.addEventListener("input", () => {
-          const raw = Number(input.value);
+      this.sliders = PARAMETERS.map(({ key, symbol, name, low, high, log, step }) => {
+        const [to, from] = log ? [Math.log10, (v) => 10 ** v] : [Number, Number];
+        const limits = { class: "lab-range", min: to(low), max: to(high), step: log ? 0.005 : step };
+        const { box, set } = slider(`lab-${key}`, "lab-control", [element("i", {}, symbol), ` ${name}`], limits, (raw) => {
+          Object.assign(this, { preset: null, until: 0 });
           // At the ends of a logarithmic slider the exact bound; in between four digits are what a link should carry.
-          this.settings[key] = clamp(Number((log ? 10 ** raw : raw).toPrecision(4)), low, high);
-          this.preset = null;
-          this.until = 0;
-          this.compute();
+          this.change({ [key]: clamp(Number(from(raw).toPrecision(4)), low, high) });
         });
-        this.inputs.set(key, { input, output, at });
-        controls.append(element("div", { class: "lab-control" }, label, output, input));
-      }
-      const choice = (id, label, values, current, unit, change) => {
-        const select = element("select", { id: `lab-${id}` },
-          ...values.map((v) => element("option", { value: v, selected: v === current }, `${v}${unit}`)));
-        select.addEventListener("change", () => change(Number(select.value)));
-        controls.append(element("div", { class: "lab-control lab-choice" }, element("label", { for: `lab-${id}` }, label), select));
-        return select;
-      };
-      this.horizon = choice("n", "steps computed", HORIZONS, this.settings.n, "", (v) => {
-        this.settings.n = v;
-        this.compute();
+        return { box, show: () => set(to(this.settings[key]), show(this.settings[key])) };
       });
-      choice("speed", "speed of play", SPEEDS, this.speed, " steps/s", (v) => (this.speed = v));
-      return controls;
+      const options = (id, label, values, unit, act) =>
+        choice(`lab-${id}`, "lab-control lab-choice", label, values.map((v) => [v, `${v}${unit}`]), act);
+      this.horizon = options("n", "steps computed", HORIZONS, "", (n) => this.change({ n }));
+      const speed = options("speed", "speed of play", SPEEDS, " steps/s", (v) => (this.speed = v));
+      speed.select.value = this.speed;
+      return element("div", { class: "lab-controls" }, ...this.sliders.map(({ box }) => box), this.horizon.box, speed.box);
     }
 
     buildValues() {
-      const values = element("div", { class: "lab-values" });
-      this.cells = new Map();
-      const rows = [
-        ["t", "step t", "now"], ["x", "x_t", "now"], ["r", "|x_t| / δ", "now"], ["y", "y_t", "now"],
-        ["s", "sharpness 2/η + y_t", "now"], ["l", "loss L_t", "now"], ["e", "excess x_t²/η", "now"],
-        ["h", "H − H₀", "now"],
-        ["delta", "δ = √(2α/β)", "run"], ["eps", "ε = η√α", "run"], ["crit", "damping threshold 2ε²", "run"],
-        ["period", "period near (δ, 0), √2π/ε", "run"], ["peak", "first peak by H₀, in δ", "run"],
-        ["seen", "largest |x| so far, in δ", "run"],
-      ];
-      for (const [kind, title] of [["now", "At this step"], ["run", "Of this run"]]) {
-        const body = element("tbody", {});
-        values.append(element("table", {}, element("caption", {}, title), body));
-        for (const [key, name] of rows.filter((r) => r[2] === kind)) {
-          const cell = element("td", { id: `lab-value-${key}` });
-          this.cells.set(key, cell);
-          body.append(element("tr", {}, element("th", { scope: "row" }, name), cell));
-        }
-      }
-      const link = element("div", { class: "lab-link" });
-      this.address = element("input", { type: "text", readonly: true, id: "lab-address", "aria-label": "Link to this state" });
-      const copy = element("button", { type: "button", class: "lab-chip", id: "lab-copy" }, "Copy link");
-      copy.addEventListener("click", () => this.copyLink());
-      this.address.addEventListener("focus", () => this.address.select());
-      link.append(element("label", { for: "lab-address" }, "Link to this state"), this.address, copy);
-      return element("div", { class: "lab-bottom" }, link, values);
+      this.address = element("input", { type: "text", readonly: true, id: "lab-address", "aria-label": "Link to this state",
+        onfocus: () => this.address.select() });
+      const link = element("div", { class: "lab-link" }, element("label", { for: "lab-address" }, "Link to this state"), this.address,
+        button({ class: "lab-chip", id: "lab-copy", onclick: () => this.copyLink() }, "Copy link"));
+      this.values = element("div", { class: "lab-values" });
+      return element("div", { class: "lab-bottom" }, link, this.values);
+    }
+
+    observe() {
+      restyled(this.root, () => this.repaint());
+      const motion = () => {
+        this.playButton.hidden = this.quiet.matches;
+        if (this.quiet.matches) this.pause();
+      };
+      this.quiet.addEventListener("change", motion);
+      motion();
+      window.addEventListener("hashchange", () => {
+        const linked = readHash();
+        if (linked) this.begin(linked);
+      });
+      document.addEventListener("visibilitychange", () => document.hidden && this.pause());
+      if (this.quiet.matches || window.location.hash) return;
+      // Starts by itself, once, when most of the lab is first seen; Pause is the first control in reach.
+      const watcher = new IntersectionObserver((entries) => {
+        if (!entries.some((entry) => entry.isIntersecting)) return;
+        watcher.disconnect();
+        this.play();
+      }, { threshold: 0.6 });
+      watcher.observe(this.boxes.phase);
+      for (const touch of ["pointerdown", "keydown"]) this.root.addEventListener(touch, () => watcher.disconnect(), { capture: true });
     }
 
     // ------------------------------------------------------------------------------------------------------- computing
-    compute() {
-      const p = this.settings;
+    /** Begin with a preset, or what a link gives; the settings that it does not name are those of the base. */
+    begin(preset) {
+      this.pause();
+      Object.assign(this, { preset, t: preset.t ?? 0, until: preset.until ?? 0 });
+      this.change({ ...BASE, ...preset.set });
+    }
+
+    /** Compute the run with some settings changed. */
+    change(settings) {
+      const p = Object.assign(this.settings, settings);
       this.orbit = dynamics.iterate(p, p.n);
       const { x, y } = this.orbit;
       this.unit = dynamics.lengthUnit(p);
@@ -246,164 +222,69 @@
       this.last = x.length - 1;
       this.t = clamp(this.t, 0, this.last);
       // Axes: what the run covers, within reason where it runs away.
-      const most = (values, floor, ceiling) =>
-        clamp(values.reduce((m, v) => Math.max(m, Math.abs(v)), 0) * 1.08, floor, ceiling);
-      this.xTop = most(x, 2.2 * this.unit, 9 * this.unit) / this.unit;
-      this.yTop = most(y, 1.2 * Math.sqrt(Math.max(0.05, Math.abs(p.alpha))), 14 * Math.sqrt(Math.max(0.25, Math.abs(p.alpha))));
-      this.scrub.max = String(this.last);
-      for (const { key } of PARAMETERS) {
-        const { input, output, at } = this.inputs.get(key);
-        if (document.activeElement !== input || Math.abs(Number(input.value) - at(p[key])) > 0.01) input.value = String(at(p[key]));
-        output.textContent = show(p[key]);
-        input.setAttribute("aria-valuetext", show(p[key]));
-        input.style.setProperty("--fill", `${((at(p[key]) - Number(input.min)) / (Number(input.max) - Number(input.min))) * 100}%`);
-      }
-      this.horizon.value = String(p.n);
-      for (const [id, button] of this.presetButtons) button.setAttribute("aria-pressed", String(id === this.preset));
-      const preset = PRESETS.find((entry) => entry.id === this.preset);
-      this.note.textContent = preset ? preset.note
-        : this.orbit.status === "diverged" ? `This orbit diverges at step ${this.last + 1}: the picture ends there.`
-          : "Your own setting. The faint curve is where the run is going to go.";
-      for (const picture of [this.phase, this.valley, this.series]) picture.stale = true;
-      this.refresh();
+      const height = Math.sqrt(Math.abs(p.alpha));
+      this.xTop = clamp((1.08 * largest(x)) / this.unit, 2.2, 9);
+      this.yTop = clamp(1.08 * largest(y), 1.2 * Math.max(0.224, height), 14 * Math.max(0.5, height));
+      this.root.toggleAttribute("data-no-radius", !(p.alpha > 0)); // no δ to name beside the x in time
+      this.scrub.input.max = this.last;
+      for (const each of this.sliders) each.show();
+      this.horizon.select.value = p.n;
+      press(this.chips, (each) => each === this.preset);
+      const own = this.orbit.status === "diverged" ? `This orbit diverges at step ${this.last + 1}: the picture ends there.`
+        : "Your own setting. The faint curve is where the run is going to go.";
+      this.note.textContent = this.preset?.note ?? own;
+      this.repaint();
       this.saveSoon();
     }
 
-    readColours() {
-      const style = window.getComputedStyle(this.root);
-      const get = (name) => style.getPropertyValue(`--lab-${name}`).trim();
-      this.colour = {};
-      for (const name of ["ink", "muted", "grid", "card", "gd", "constrained", "predicted", "threshold", "floor", "wall",
-        "contour", "stage1", "stage2", "stage3", "stage4"]) this.colour[name] = get(name);
-      this.font = style.fontFamily;
-    }
-
-    observe() {
-      const restyle = () => {
-        this.readColours();
-        for (const picture of [this.phase, this.valley, this.series]) picture.stale = true;
-        this.refresh();
-      };
-      new MutationObserver(restyle).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-      window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
-      new ResizeObserver(restyle).observe(this.root);
-      const motion = () => {
-        this.root.toggleAttribute("data-quiet", this.quiet.matches);
-        this.playButton.hidden = this.quiet.matches;
-        if (this.quiet.matches) this.pause();
-      };
-      this.quiet.addEventListener("change", motion);
-      motion();
-      window.addEventListener("hashchange", () => {
-        const linked = readHash();
-        if (!linked.any || window.location.hash === this.written) return;
-        Object.assign(this.settings, BASE, linked.settings);
-        this.t = linked.t;
-        this.preset = null;
-        this.until = 0;
-        this.pause();
-        this.compute();
-      });
-      document.addEventListener("visibilitychange", () => document.hidden && this.pause());
-      if (!this.quiet.matches && !window.location.hash) {
-        // Starts by itself, once, when most of the lab is first seen; Pause is the first control in reach.
-        const watcher = new IntersectionObserver((entries) => {
-          if (!entries.some((e) => e.isIntersecting)) return;
-          watcher.disconnect();
-          if (!this.touched) this.play();
-        }, { threshold: 0.6 });
-        watcher.observe(this.phase.canvas);
-        this.root.addEventListener("pointerdown", () => (this.touched = true), { once: true, capture: true });
-        this.root.addEventListener("keydown", () => (this.touched = true), { once: true, capture: true });
-      }
-    }
-
     // ----------------------------------------------------------------------------------------------------------- moving
-    usePreset(preset) {
-      this.pause();
-      Object.assign(this.settings, BASE, preset.set);
-      this.preset = preset.id;
-      this.until = preset.until || 0;
-      this.t = 0;
-      this.compute();
-      this.say(`${preset.label}. ${preset.note}`);
-      if (!this.quiet.matches) this.play();
-    }
-
-    toggle() {
-      if (this.playing) this.pause();
-      else this.play();
-    }
-
     play() {
       if (this.playing || this.quiet.matches) return;
       if (this.t >= this.last) this.t = 0;
-      this.playing = true;
-      this.carry = 0;
-      this.before = null;
+      Object.assign(this, { playing: true, carry: 0 });
+      let before = null;
       const frame = (now) => {
         if (!this.playing) return;
-        if (this.before !== null) this.carry += (Math.min(now - this.before, 100) * this.rate()) / 1000;
-        this.before = now;
-        while (this.carry >= 1 && this.playing) {
-          this.carry -= 1;
-          this.advance();
-        }
+        // Stage presets are short: they play slowly enough for single bounces to be seen.
+        const rate = this.until ? Math.min(this.speed, this.until >= 3 ? 12 : 30) : this.speed;
+        this.carry += (Math.min(now - (before ?? now), 100) * rate) / 1000;
+        before = now;
+        for (; this.carry >= 1 && this.playing; this.carry -= 1) this.advance();
         this.refresh();
-        if (this.playing) window.requestAnimationFrame(frame);
+        window.requestAnimationFrame(frame);
       };
       window.requestAnimationFrame(frame);
       this.refresh();
     }
 
-    /** Stage presets are short: they play slowly enough for single bounces to be seen. */
-    rate() {
-      return this.until >= 3 ? Math.min(this.speed, 12) : this.until ? Math.min(this.speed, 30) : this.speed;
-    }
-
     advance() {
-      const before = this.stage[this.t];
-      if (this.t >= this.last) {
-        this.pause(`End of the run at step ${this.t}. ${this.describe()}`);
-        return;
-      }
-      this.t += 1;
-      const now = this.stage[this.t];
-      if (this.until && now !== this.until && before === this.until) {
+      const stage = this.stage[this.t];
+      const next = this.stage[this.t + 1];
+      if (this.t >= this.last) this.pause(`End of the run at step ${this.t}. ${this.describe()}`);
+      else this.t += 1;
+      if (!this.playing || next === stage) return;
+      if (stage === this.until) {
         this.until = 0;
-        this.pause(`Stage ${before}, ${STAGES[before]}, ends at step ${this.t}. ${this.describe()}`);
-      } else if (now !== before && this.playing) {
-        this.say(`Step ${this.t}: ${now ? `stage ${now}, ${STAGES[now]}` : "off the edge"}.`);
-      }
+        this.pause(`Stage ${stage}, ${STAGES[stage]}, ends at step ${this.t}. ${this.describe()}`);
+      } else this.say(`Step ${this.t}: ${next ? `stage ${next}, ${STAGES[next]}` : "off the edge"}.`);
     }
 
-    pause(message) {
-      const was = this.playing;
+    pause(message = null) {
+      if (!this.playing) return;
       this.playing = false;
-      if (was) {
-        this.say(message || `Paused. ${this.describe()}`);
-        this.saveSoon();
-      }
+      this.say(message ?? `Paused. ${this.describe()}`);
+      this.saveSoon();
       this.refresh();
     }
 
     reset() {
-      this.pause();
-      const preset = PRESETS.find((entry) => entry.id === this.preset);
-      this.until = (preset && preset.until) || 0;
+      this.until = this.preset?.until ?? 0;
       this.goTo(0);
     }
 
-    move(by) {
-      this.pause();
-      this.goTo(this.t + by);
-    }
-
     nextStage() {
-      this.pause();
-      let t = this.t + 1;
-      while (t < this.last && this.stage[t] === this.stage[this.t]) t += 1;
-      this.goTo(t);
+      const next = this.stage.findIndex((k, t) => t > this.t && k !== this.stage[this.t]);
+      this.goTo(next < 0 ? this.last : next);
     }
 
     goTo(t) {
@@ -414,38 +295,22 @@
       this.saveSoon();
     }
 
-    /** Announce politely, the latest message only, at most one every 1.2 seconds. */
-    say(text) {
-      this.message = text;
-      if (this.saying) return;
-      this.saying = window.setTimeout(() => {
-        this.saying = null;
-        this.live.textContent = this.message;
-      }, 1200);
-    }
-
     describe() {
-      const [x, y] = [this.orbit.x[this.t], this.orbit.y[this.t]];
-      const k = this.stage[this.t];
-      return `Step ${this.t}${k ? `, stage ${k}, ${STAGES[k]}` : ""}: x ${show(x)}, sharpness ` +
-        `${show(dynamics.sharpness(y, this.settings))} against 2/η ${show(2 / this.settings.eta)}, loss ${show(this.loss[this.t])}.`;
+      const [k, { eta }] = [this.stage[this.t], this.settings];
+      return `Step ${this.t}${k ? `, stage ${k}, ${STAGES[k]}` : ""}: x ${show(this.orbit.x[this.t])}, sharpness ` +
+        `${show(2 / eta + this.orbit.y[this.t])} against 2/η ${show(2 / eta)}, loss ${show(this.loss[this.t])}.`;
     }
 
+    /** Put the state into the field of the link, and, when it rests, into the address. */
     saveSoon() {
       window.clearTimeout(this.saving);
-      const base = window.location.href.replace(/#.*$/, "");
-      this.address.value = base + makeHash(this.settings, this.t);
-      if (!this.saved) { // an untouched page keeps a clean address
-        this.saved = true;
-        return;
-      }
+      const hash = `#${Object.entries(this.settings).map(([key, value]) => `${key}=${value}`).join("&")}&t=${this.t}`;
+      this.address.value = window.location.href.replace(/#.*$/, "") + hash;
+      if (!this.root.dataset.ready) return; // an untouched page keeps a clean address
       this.saving = window.setTimeout(() => {
-        if (this.playing) return;
-        this.written = makeHash(this.settings, this.t);
         try {
-          window.history.replaceState(null, "", this.written);
+          if (!this.playing) window.history.replaceState(null, "", hash);
         } catch (error) { // an address that the browser guards: the link field still carries the state
-          this.written = null;
         }
       }, 250);
     }
@@ -454,364 +319,168 @@
       this.saveSoon();
       this.address.focus();
       this.address.select();
-      try {
-        await navigator.clipboard.writeText(this.address.value);
-        this.say("Link copied.");
-      } catch (error) {
-        this.say(document.execCommand("copy") ? "Link copied." : "The link is selected: copy it with the keyboard.");
-      }
+      const copied = await navigator.clipboard?.writeText(this.address.value).then(() => true, () => false);
+      const done = copied || document.execCommand("copy");
+      this.say(done ? "Link copied." : "The link is selected: copy it with the keyboard.");
     }
 
     // ---------------------------------------------------------------------------------------------------------- showing
-    refresh() {
-      if (this.pending) return;
-      this.pending = window.requestAnimationFrame(() => {
-        this.pending = null;
-        this.showValues();
-        for (const picture of [this.phase, this.valley, this.series]) picture.paint();
-      });
+    /** Paint everything anew in the next frame. */
+    repaint() {
+      for (const picture of this.pictures) picture.stale = true;
+      this.refresh();
     }
 
-    showValues() {
-      const p = this.settings;
-      const t = this.t;
-      const [x, y] = [this.orbit.x[t], this.orbit.y[t]];
-      const delta = dynamics.radius(p);
-      const eps = dynamics.epsilon(p);
-      let seen = 0;
-      for (let i = 0; i <= t; i += 1) seen = Math.max(seen, Math.abs(this.orbit.x[i]));
-      const values = {
-        t, x, r: Math.abs(x) / delta, y, s: dynamics.sharpness(y, p), l: this.loss[t], e: (x * x) / p.eta,
-        h: dynamics.conserved(x, y, p) - dynamics.conserved(p.x0, p.y0, p),
-        delta, eps, crit: 2 * eps * eps, period: dynamics.smallPeriod(p),
-        peak: dynamics.peak(p.x0, p.y0, p) / delta, seen: seen / delta,
-      };
-      for (const [key, value] of Object.entries(values)) {
-        const cell = this.cells.get(key);
-        const text = key === "t" ? String(value) : show(value, 7);
-        if (cell.textContent !== text) cell.textContent = text;
-        cell.dataset.value = String(value);
-      }
-      this.scrub.value = String(t);
-      this.scrub.style.setProperty("--fill", `${(t / Math.max(1, this.last)) * 100}%`);
-      this.scrub.setAttribute("aria-valuetext", `step ${t} of ${this.last}`);
-      this.clock.textContent = `t = ${t}`;
+    /** Show the step in words, numbers and pictures. */
+    showNow() {
+      const { settings: p, t, orbit } = this;
+      const [x, y] = [orbit.x[t], orbit.y[t]];
+      const [delta, eps] = [dynamics.radius(p), dynamics.epsilon(p)];
+      this.values.replaceChildren(quantities("At this step", "lab-value", 7, [
+        ["t", "step t", t], ["x", "x_t", x], ["r", "|x_t| / δ", Math.abs(x) / delta], ["y", "y_t", y],
+        ["s", "sharpness 2/η + y_t", dynamics.sharpness(y, p)], ["l", "loss L_t", this.loss[t]], ["e", "excess x_t²/η", (x * x) / p.eta],
+        ["h", "H − H₀", dynamics.conserved(x, y, p) - dynamics.conserved(p.x0, p.y0, p)],
+      ]), quantities("Of this run", "lab-value", 7, [
+        ["delta", "δ = √(2α/β)", delta], ["eps", "ε = η√α", eps], ["crit", "damping threshold 2ε²", 2 * eps * eps],
+        ["period", "period near (δ, 0), √2π/ε", dynamics.smallPeriod(p)],
+        ["peak", "first peak by H₀, in δ", dynamics.peak(p.x0, p.y0, p) / delta],
+        ["seen", "largest |x| so far, in δ", largest(orbit.x.slice(0, t + 1)) / delta],
+      ]));
+      this.scrub.set(t, `t = ${t}`, `step ${t} of ${this.last}`);
       const k = this.stage[t];
-      this.stageTag.dataset.stage = String(k);
+      this.stageTag.dataset.stage = k;
       this.stageTag.textContent = k ? `${k} ${STAGES[k]}` : "off the edge";
-      const label = this.playing ? "Pause" : "Play";
-      if (this.playButton.getAttribute("aria-label") !== label) {
-        this.playButton.setAttribute("aria-label", label);
-        this.playButton.title = label;
-        this.playButton.querySelector("svg").innerHTML = this.playing
-          ? '<path d="M3.5 2.5h3.4v11H3.5zM9.1 2.5h3.4v11H9.1z"/>' : '<path d="M4 2v12l10-6z"/>';
-      } else if (!this.playButton.querySelector("svg").innerHTML) {
-        this.playButton.querySelector("svg").innerHTML = '<path d="M4 2v12l10-6z"/>';
-      }
-      if (!this.playing) {
-        const words = this.describe();
-        this.phase.canvas.setAttribute("aria-label", `Phase plane of |x|/δ and y with level sets and the orbit. ${words}`);
-        this.valley.canvas.setAttribute("aria-label", `Contours of the loss valley with the iterate at x ${show(x)}, y ${show(y)}.`);
-        this.series.canvas.setAttribute("aria-label", `x, sharpness and loss against the step, ${this.last + 1} values. ${words}`);
-      }
-    }
-
-    text(c, words, x, y, { align = "left", base = "middle", colour = this.colour.muted, size = 11, weight = 400 } = {}) {
-      c.font = `${weight} ${size}px ${this.font}`;
-      c.textAlign = align;
-      c.textBaseline = base;
-      c.fillStyle = colour;
-      c.fillText(words, x, y);
-    }
-
-    line(c, points, colour, width = 1, dash = []) {
-      c.beginPath();
-      points.forEach(([x, y], i) => (i ? c.lineTo(x, y) : c.moveTo(x, y)));
-      c.strokeStyle = colour;
-      c.lineWidth = width;
-      c.setLineDash(dash);
-      c.stroke();
-      c.setLineDash([]);
-    }
-
-    /** Frame shared by the two square pictures: same y axis, so that the eye can go across. */
-    frame(c, w, h, left, xLow, xHigh, xLabel, yLabel) {
-      const box = { l: left, r: w - 10, t: 10, b: h - 34 };
-      const sx = scale(xLow, xHigh, box.l, box.r);
-      const sy = scale(-this.yTop, this.yTop, box.b, box.t);
-      c.beginPath();
-      c.rect(box.l, box.t, box.r - box.l, box.b - box.t);
-      c.save();
-      c.clip();
-      return { box, sx, sy, finish: () => {
-        c.restore();
-        for (const v of ticks(xLow, xHigh, 5)) this.text(c, show(v, 3), sx(v), box.b + 11, { align: "center" });
-        for (const v of ticks(-this.yTop, this.yTop, 6)) this.text(c, show(v, 3), box.l - 6, sy(v), { align: "right" });
-        this.text(c, xLabel, (box.l + box.r) / 2, h - 8, { align: "center", size: 12, colour: this.colour.ink });
-        c.save();
-        c.translate(9, (box.t + box.b) / 2);
-        c.rotate(-Math.PI / 2);
-        this.text(c, yLabel, 0, 0, { align: "center", size: 12, colour: this.colour.ink });
-        c.restore();
-        this.line(c, [[box.l, box.b + 0.5], [box.r, box.b + 0.5]], this.colour.grid);
-        this.line(c, [[box.l - 0.5, box.t], [box.l - 0.5, box.b]], this.colour.grid);
-      } };
-    }
-
-    phaseStill(c, w, h) {
-      const p = this.settings;
-      const unitName = p.alpha > 0 ? "|x| / δ" : p.alpha < 0 ? "|x| / √(2|α|/β)" : "|x|";
-      const { box, sx, sy, finish } = this.frame(c, w, h, 40, 0, this.xTop, unitName, "y = S − 2/η");
-      if (p.alpha > 0) { // the four stages are the four quadrants around (δ, 0)
-        const quadrants = [[0, 0, 1], [0, 1, 2], [1, 1, 3], [1, 0, 4]];
-        for (const [right, up, k] of quadrants) {
-          c.fillStyle = this.colour[`stage${k}`];
-          c.fillRect(right ? sx(1) : box.l, up ? box.t : sy(0), right ? box.r - sx(1) : sx(1) - box.l, up ? sy(0) - box.t : box.b - sy(0));
-        }
-        const spots = [[box.l + 8, box.b - 12, 1, "left"], [box.l + 8, box.t + 12, 2, "left"],
-          [box.r - 8, box.t + 12, 3, "right"], [box.r - 8, box.b - 12, 4, "right"]];
-        for (const [x, y, k, align] of spots) {
-          const words = align === "right" ? `${STAGES[k]}  ${k}` : String(k);
-          this.text(c, words, x, y, { align, size: 11, weight: 600 });
-        }
-      }
-      // Level sets of H, solved for y at each |x|.
-      const level = (height, colour, width, dash) => {
-        const upper = [];
-        for (let i = 1; i <= 400; i += 1) {
-          const x = (this.xTop * this.unit * (i / 400) ** 2);
-          const left = height - (p.beta * x * x) / 4 + (p.alpha === 0 ? 0 : p.alpha * Math.log(x));
-          if (left >= 0) upper.push([sx(x / this.unit), sy(Math.sqrt(2 * left)), sy(-Math.sqrt(2 * left))]);
-        }
-        if (upper.length < 2) return;
-        const loop = [...upper.map(([x, a]) => [x, a]), ...upper.reverse().map(([x, , b]) => [x, b])];
-        if (p.alpha > 0) loop.push(loop[0]);
-        this.line(c, loop, colour, width, dash);
+      dress(this.playButton, ...(this.playing ? ["pause", "Pause"] : ["play", "Play"]));
+      for (const picture of this.pictures) picture.paint();
+      if (this.playing) return;
+      const words = this.describe();
+      const labels = {
+        phase: `Phase plane of |x|/δ and y with level sets and the orbit. ${words}`,
+        valley: `Contours of the loss valley with the iterate at x ${show(x)}, y ${show(y)}.`,
+        series: `x, sharpness and loss against the step, ${this.last + 1} values. ${words}`,
       };
-      const at = (x, y) => dynamics.conserved(x * this.unit, y, p);
-      for (const x of p.alpha > 0 ? [0.7, 0.35, 0.1, 1e-2, 1e-4, 1e-8] : [0.3, 0.8, 1.5, 2.4, 3.5, 5]) level(at(x, 0), this.colour.grid, 1);
-      level(dynamics.conserved(p.x0, p.y0, p), this.colour.muted, 1.2, [2, 3]);
-      this.line(c, [[box.l, sy(0)], [box.r, sy(0)]], this.colour.threshold, 1.2, [6, 4]);
-      if (p.alpha > 0) this.line(c, [[sx(1), box.t], [sx(1), box.b]], this.colour.grid, 1);
-      const { x, y } = this.orbit;
-      c.globalAlpha = 0.35;
-      this.line(c, x.map((v, t) => [sx(Math.abs(v) / this.unit), sy(y[t])]), this.colour.gd, 1);
-      c.globalAlpha = 1;
-      const rest = dynamics.restPoint(p);
-      if (rest) {
-        c.beginPath();
-        c.arc(sx(rest.x / this.unit), sy(rest.y), 4, 0, 7);
-        c.fillStyle = this.colour.card;
-        c.fill();
-        c.strokeStyle = this.colour.ink;
-        c.lineWidth = 1.6;
-        c.stroke();
-      }
-      finish();
-      this.phaseScales = { box, sx, sy };
+      for (const [id, label] of Object.entries(labels)) this.boxes[id].setAttribute("aria-label", label);
     }
 
-    phaseMoving(c) {
-      const { box, sx, sy } = this.phaseScales;
-      const { x, y } = this.orbit;
-      c.save();
-      c.beginPath();
-      c.rect(box.l, box.t, box.r - box.l, box.b - box.t);
-      c.clip();
-      const points = [];
-      for (let t = 0; t <= this.t; t += 1) points.push([sx(Math.abs(x[t]) / this.unit), sy(y[t])]);
-      this.line(c, points, this.colour.gd, 1.6);
-      c.fillStyle = this.colour.gd;
-      for (let t = Math.max(0, this.t - 60); t < this.t; t += 1) {
-        c.globalAlpha = 1 - (this.t - t) / 70;
-        c.beginPath();
-        c.arc(points[t][0], points[t][1], 2.2, 0, 7);
-        c.fill();
-      }
-      c.globalAlpha = 1;
-      this.dot(c, points[this.t][0], points[this.t][1]);
-      c.restore();
+    // --------------------------------------------------------------------------------------------------------- pictures
+    phaseLook() {
+      const { settings: p, unit, orbit: { x, y } } = this;
+      const track = x.map((v, t) => [Math.abs(v) / unit, y[t]]);
+      /** A level set of H, solved for y at each |x|. */
+      const level = (pen, height, style) => {
+        const across = Array.from({ length: 400 }, (_, i) => this.xTop * ((i + 1) / 400) ** 2);
+        const upper = across.map((v) => [v, Math.sqrt(2 * (height - dynamics.conserved(v * unit, 0, p)))]).filter(([, v]) => v >= 0);
+        const loop = [...upper, ...upper.map(([v, w]) => [v, -w]).reverse()];
+        pen.path(p.alpha > 0 ? [...loop, ...loop.slice(0, 1)] : loop, style);
+      };
+      const behind = (pen) => {
+        const quadrants = [[1, 0, -1], [2, 0, 1], [3, 1, 1], [4, 1, -1]]; // around (δ, 0): the four stages
+        for (const [k, far, up] of p.alpha > 0 ? quadrants : []) {
+          pen.part(far ? [1, Infinity] : [0, 1], [0, up * Infinity], { fill: `lab-stage${k}` });
+          const [words, aside] = far ? [`${STAGES[k]}  ${k}`, [-8, 12 * up]] : [k, [8, 12 * up]];
+          pen.text(words, [far * this.xTop, up * this.yTop], aside, { align: far ? "right" : "left", weight: 600 });
+        }
+        for (const v of p.alpha > 0 ? [0.7, 0.35, 0.1, 1e-2, 1e-4, 1e-8] : [0.3, 0.8, 1.5, 2.4, 3.5, 5]) {
+          level(pen, dynamics.conserved(v * unit, 0, p), { stroke: "plot-grid" });
+        }
+        level(pen, dynamics.conserved(p.x0, p.y0, p), { stroke: "ink-soft", width: 1.2, dash: [2, 3] });
+        pen.path([[0, 0], [this.xTop, 0]], THRESHOLD);
+        if (p.alpha > 0) pen.path([[1, -this.yTop], [1, this.yTop]], { stroke: "plot-grid" });
+        pen.path(track, FUTURE);
+        const rest = dynamics.restPoint(p);
+        if (rest) pen.disc([rest.x / unit, rest.y], 4, { fill: "plot-card", stroke: "ink", width: 1.6 });
+      };
+      const before = (pen) => {
+        pen.path(track.slice(0, this.t + 1), { stroke: "gd", width: 1.6 });
+        for (let t = Math.max(0, this.t - 60); t < this.t; t += 1) {
+          pen.disc(track[t], 2.2, { fill: "gd", alpha: 1 - (this.t - t) / 70 });
+        }
+        pen.disc(track[this.t], 5.5, NOW);
+      };
+      const xName = p.alpha > 0 ? "|x| / δ" : p.alpha < 0 ? "|x| / √(2|α|/β)" : "|x|";
+      return { x: [0, this.xTop], y: [-this.yTop, this.yTop], xName, yName: "y = S − 2/η", behind, before };
     }
 
-    dot(c, x, y, radius = 5.5) {
-      c.beginPath();
-      c.arc(x, y, radius, 0, 7);
-      c.fillStyle = this.colour.gd;
-      c.fill();
-      c.strokeStyle = this.colour.card;
-      c.lineWidth = 2;
-      c.stroke();
-    }
-
-    valleyStill(c, w, h) {
-      const p = this.settings;
+    valleyLook() {
+      const { settings: p, yTop, orbit: { x, y } } = this;
       const wide = this.xTop * this.unit;
-      const { box, sx, sy, finish } = this.frame(c, w, h, 40, -wide, wide, "x, across the valley", "y, along the valley");
-      const lambda = p.damping / (p.eta * p.beta);
-      const floor = (y) => -(p.alpha / p.beta) * y + (lambda * y * y) / 2;
-      const lowest = Math.min(...Array.from({ length: 81 }, (_, i) => floor(-this.yTop + (2 * this.yTop * i) / 80)));
-      const highest = dynamics.loss(wide, this.yTop, { ...p, quartic: Math.max(p.quartic, 0) });
-      const count = 13;
-      c.fillStyle = this.colour.wall;
-      c.fillRect(box.l, box.t, box.r - box.l, box.b - box.t);
-      for (let k = count; k >= 1; k -= 1) {
-        const height = lowest + (highest - lowest) * (k / count) ** 2;
-        const edge = [];
-        for (let i = 0; i <= 240; i += 1) {
-          const y = -this.yTop + (2 * this.yTop * i) / 240;
-          const rest = height - floor(y);
-          const stiff = 2 / p.eta + y;
-          // quartic s²/4 + stiff s/2 = rest for s = x²; beyond the rim of a flattening valley the whole row is inside
-          const inside = stiff * stiff + 4 * p.quartic * rest;
-          if (rest < 0) continue;
-          const s = inside < 0 || stiff <= 0 ? 4 * wide * wide : (4 * rest) / (stiff + Math.sqrt(inside));
-          edge.push([y, Math.sqrt(Math.min(s, 4 * wide * wide))]);
-        }
-        if (edge.length < 2) continue;
-        c.beginPath();
-        edge.forEach(([y, x], i) => (i ? c.lineTo(sx(x), sy(y)) : c.moveTo(sx(x), sy(y))));
-        [...edge].reverse().forEach(([y, x]) => c.lineTo(sx(-x), sy(y)));
-        c.closePath();
-        c.fillStyle = this.colour.floor;
-        c.globalAlpha = 0.2;
-        c.fill();
-        c.globalAlpha = 0.75;
-        c.strokeStyle = this.colour.contour;
-        c.lineWidth = 0.7;
-        c.stroke();
-        c.globalAlpha = 1;
-      }
-      this.line(c, [[box.l, sy(0)], [box.r, sy(0)]], this.colour.threshold, 1.2, [6, 4]);
-      this.text(c, "S = 2/η", box.r - 7, sy(0) - 8, { align: "right", size: 11, weight: 600, colour: this.colour.ink });
-      this.text(c, "sharper ↑", box.r - 7, box.t + 12, { align: "right", size: 11, colour: this.colour.ink });
-      this.text(c, "flatter ↓", box.r - 7, box.b - 12, { align: "right", size: 11, colour: this.colour.ink });
-      // θ† rests on the floor of the valley, at the edge
-      if (p.alpha > 0) {
-        c.beginPath();
-        c.arc(sx(0), sy(0), 4.5, 0, 7);
-        c.fillStyle = this.colour.constrained;
-        c.fill();
-        this.text(c, "θ†", sx(0) + 8, sy(0) + 11, { size: 12, weight: 600, colour: this.colour.constrained });
-      }
-      finish();
-      this.valleyScales = { box, sx, sy };
-    }
-
-    valleyMoving(c) {
-      const { box, sx, sy } = this.valleyScales;
-      const { x, y } = this.orbit;
-      c.save();
-      c.beginPath();
-      c.rect(box.l, box.t, box.r - box.l, box.b - box.t);
-      c.clip();
-      const from = Math.max(0, this.t - 44);
-      for (let t = from; t < this.t; t += 1) {
-        const age = (this.t - t) / 46;
-        c.globalAlpha = (1 - age) ** 1.5;
-        this.line(c, [[sx(x[t]), sy(y[t])], [sx(x[t + 1]), sy(y[t + 1])]], this.colour.gd, 1.1);
-        c.beginPath();
-        c.arc(sx(x[t]), sy(y[t]), 2, 0, 7);
-        c.fillStyle = this.colour.gd;
-        c.fill();
-      }
-      c.globalAlpha = 1;
-      this.dot(c, sx(x[this.t]), sy(y[this.t]));
-      c.restore();
-    }
-
-    seriesStill(c, w, h) {
-      const p = this.settings;
-      const left = w < 480 ? 44 : 52;
-      const right = w - 12;
-      const gap = 16;
-      const each = (h - 36 - 18 - 2 * gap) / 3;
-      const { x, y } = this.orbit;
-      const st = scale(0, Math.max(1, p.n), left, right);
-      this.timeScale = st;
-      const sharp = y.map((v) => dynamics.sharpness(v, p));
-      const excess = x.map((v) => (v * v) / p.eta);
-      const range = (values, pad = 0.08) => {
-        let [lo, hi] = [Infinity, -Infinity];
-        for (const v of values) { lo = Math.min(lo, v); hi = Math.max(hi, v); }
-        const extra = (hi - lo || 1) * pad;
-        return [lo - extra, hi + extra];
-      };
-      const limit = this.xTop * this.unit;
-      const lossTop = Math.max(...this.loss.filter((v, t) => Math.abs(x[t]) <= limit), 1e-3);
-      const lossLow = Math.min(...this.loss.filter((v, t) => Math.abs(y[t]) <= this.yTop), 0);
-      const rows = [
-        { name: "x", symbol: "x", values: x, span: [-limit, limit], bars: true },
-        { name: "sharpness", symbol: "S", values: sharp, span: range([...sharp.map((v) => clamp(v, 2 / p.eta - this.yTop, 2 / p.eta + this.yTop)), 2 / p.eta]), threshold: 2 / p.eta },
-        { name: "loss", symbol: "L", values: this.loss, span: range([lossLow, lossTop]), second: excess },
-      ];
-      // stage tints run through all rows
-      let begin = 0;
-      for (let t = 1; t <= this.last + 1; t += 1) {
-        if (t <= this.last && this.stage[t] === this.stage[begin]) continue;
-        const k = this.stage[begin];
-        if (k) {
-          c.fillStyle = this.colour[`stage${k}`];
-          const [a, b] = [st(begin), st(Math.min(t, this.last))];
-          c.fillRect(a, 18, b - a, h - 36 - 18);
-          if (b - a > 13) this.text(c, String(k), (a + b) / 2, 9, { align: "center", size: 10, weight: 600 });
-        }
-        begin = t;
-      }
-      rows.forEach((row, i) => {
-        row.top = 18 + i * (each + gap);
-        row.scale = scale(row.span[0], row.span[1], row.top + each, row.top);
-        c.save();
-        c.beginPath();
-        c.rect(left, row.top, right - left, each);
-        c.clip();
-        if (row.bars && p.alpha > 0) {
-          for (const v of [this.unit, -this.unit]) this.line(c, [[left, row.scale(v)], [right, row.scale(v)]], this.colour.muted, 0.8, [2, 3]);
-        }
-        if (row.threshold !== undefined) this.line(c, [[left, row.scale(row.threshold)], [right, row.scale(row.threshold)]], this.colour.threshold, 1.2, [6, 4]);
-        c.globalAlpha = 0.35;
-        this.line(c, row.values.map((v, t) => [st(t), row.scale(v)]), this.colour.gd, 1);
-        c.globalAlpha = 1;
-        c.restore();
-        for (const v of ticks(row.span[0], row.span[1], Math.max(2, each / 28))) this.text(c, show(v, 3), left - 6, row.scale(v), { align: "right" });
-        this.line(c, [[left, row.top + each + 0.5], [right, row.top + each + 0.5]], this.colour.grid);
-        this.text(c, row.name, left + 6, row.top + 9, { size: 12, weight: 600, colour: this.colour.ink });
+      const rows = Array.from({ length: 241 }, (_, i) => yTop * (i / 120 - 1));
+      /** Half the width of what lies below a height, at each y where anything does. */
+      const halfWidths = (height) => rows.filter((v) => height >= dynamics.floor(v, p)).map((v) => {
+        const rest = height - dynamics.floor(v, p);
+        const stiff = dynamics.sharpness(v, p);
+        // quartic s²/4 + stiff s/2 = rest for s = x²; beyond the rim of a flattening valley the whole row is inside
+        const inside = stiff * stiff + 4 * p.quartic * rest;
+        const s = inside < 0 || stiff <= 0 ? Infinity : (4 * rest) / (stiff + Math.sqrt(inside));
+        return [Math.min(Math.sqrt(s), 2 * wide), v];
       });
-      if (p.alpha > 0) this.text(c, "±δ", right - 4, rows[0].scale(this.unit) - 7, { align: "right", size: 11 });
-      this.text(c, "2/η", right - 4, rows[1].scale(2 / p.eta) - 8, { align: "right", size: 11, weight: 600, colour: this.colour.ink });
-      this.text(c, "x²/η", left + 42, rows[2].top + 9, { size: 12, weight: 600, colour: this.colour.predicted });
-      for (const t of ticks(0, p.n, w < 480 ? 4 : 8)) this.text(c, String(t), st(t), h - 25, { align: "center" });
-      this.text(c, "step t", (left + right) / 2, h - 8, { align: "center", size: 12, colour: this.colour.ink });
-      this.rows = { rows, each, left, right, st, bottom: h - 36 };
-    }
-
-    seriesMoving(c) {
-      const { rows, each, left, right, st, bottom } = this.rows;
-      for (const row of rows) {
-        c.save();
-        c.beginPath();
-        c.rect(left - 1, row.top, right - left + 2, each);
-        c.clip();
-        const past = [];
-        for (let t = 0; t <= this.t; t += 1) past.push([st(t), row.scale(row.values[t])]);
-        this.line(c, past, this.colour.gd, row.bars ? 1 : 1.6);
-        if (row.second) {
-          this.line(c, past.map(([x], t) => [x, row.scale(row.second[t])]), this.colour.predicted, 1.4, [4, 3]);
+      const behind = (pen) => {
+        const lowest = Math.min(...rows.map((v) => dynamics.floor(v, p)));
+        const highest = dynamics.loss(wide, yTop, { ...p, quartic: Math.max(p.quartic, 0) });
+        pen.part([-wide, wide], [-yTop, yTop], { fill: "lab-wall" });
+        for (let k = 13; k >= 1; k -= 1) {
+          const half = halfWidths(lowest + (highest - lowest) * (k / 13) ** 2);
+          const rim = [...half, ...half.map(([v, w]) => [-v, w]).reverse(), ...half.slice(0, 1)];
+          pen.path(rim, { fill: "lab-floor", alpha: 0.2 });
+          pen.path(rim, { stroke: "lab-contour", width: 0.7, alpha: 0.75 });
         }
-        c.restore();
-      }
-      const now = st(this.t);
-      this.line(c, [[now, 18], [now, bottom]], this.colour.ink, 1);
-      for (const row of rows) {
-        const y = clamp(row.scale(row.values[this.t]), row.top, row.top + each);
-        this.dot(c, now, y, 4);
-      }
+        pen.path([[-wide, 0], [wide, 0]], THRESHOLD);
+        const aside = { align: "right", colour: "ink" };
+        pen.text("S = 2/η", [wide, 0], [-7, -8], { ...aside, weight: 600 });
+        pen.text("sharper ↑", [wide, yTop], [-7, 12], aside);
+        pen.text("flatter ↓", [wide, -yTop], [-7, -12], aside);
+        if (p.alpha <= 0) return;
+        pen.disc([0, 0], 4.5, { fill: "constrained" }); // θ† rests on the floor of the valley, at the edge
+        pen.text("θ†", [0, 0], [8, 11], { size: 12, weight: 600, colour: "constrained" });
+      };
+      const before = (pen) => {
+        for (let t = Math.max(0, this.t - 44); t < this.t; t += 1) {
+          const alpha = (1 - (this.t - t) / 46) ** 1.5;
+          pen.path([[x[t], y[t]], [x[t + 1], y[t + 1]]], { stroke: "gd", width: 1.1, alpha });
+          pen.disc([x[t], y[t]], 2, { fill: "gd", alpha });
+        }
+        pen.disc([x[this.t], y[this.t]], 5.5, NOW);
+      };
+      return { x: [-wide, wide], y: [-yTop, yTop], xName: "x, across the valley", yName: "y, along the valley", behind, before };
+    }
+
+    /** One of the three in time: the stages' tints, levels across, the curve, faint where the run is going to go. */
+    seriesLook(row) {
+      const { settings: p, orbit: { x, y }, loss, yTop, stage } = this;
+      const [edge, limit, ends] = [2 / p.eta, this.xTop * this.unit, [0, p.n]];
+      const around = (values) => {
+        const [low, high] = [Math.min(...values), Math.max(...values)];
+        const pad = 0.08 * (high - low || 1);
+        return [low - pad, high + pad];
+      };
+      const seen = loss.filter((_, t) => Math.abs(x[t]) <= limit && Math.abs(y[t]) <= yTop); // what runs away sets no range
+      const { values, range, levels = [], width = 1.6, second = [], xName } = {
+        x: { values: x, range: [-limit, limit], width: 1, levels: p.alpha > 0 ? [[this.unit, RADIUS], [-this.unit, RADIUS]] : [] },
+        sharpness: { values: y.map((v) => edge + v), levels: [[edge, THRESHOLD]],
+          range: around([0, ...y].map((v) => edge + clamp(v, -yTop, yTop))) },
+        loss: { values: loss, range: around([0, 1e-3, ...seen]), second: x.map((v) => (v * v) / p.eta), xName: "step t" },
+      }[row];
+      const [curve, other] = [values, second].map((each) => each.map((v, t) => [t, v]));
+      const begins = stage.flatMap((k, t) => (k === stage[t - 1] ? [] : [t]));
+      const spans = begins.map((t, i) => [stage[t], t, begins[i + 1] ?? this.last]).filter(([k]) => k);
+      const broad = spans.filter(([, begin, end]) => end - begin > 0.03 * p.n); // enough for its number
+      const numbers = { splits: () => broad.map(([, begin, end]) => (begin + end) / 2), values: () => broad.map(([k]) => String(k)) };
+      const behind = (pen) => {
+        for (const [k, begin, end] of spans) pen.part([begin, end], range, { fill: `lab-stage${k}` });
+        for (const [level, style] of levels) pen.path(ends.map((t) => [t, level]), style);
+        pen.path(curve, FUTURE);
+      };
+      const before = (pen) => {
+        pen.path(curve.slice(0, this.t + 1), { stroke: "gd", width });
+        pen.path(other.slice(0, this.t + 1), { stroke: "good", width: 1.4, dash: [4, 3] });
+        pen.path(range.map((v) => [this.t, v]), { stroke: "ink" });
+        pen.disc([this.t, clamp(values[this.t], ...range)], 4, NOW);
+      };
+      const pointed = (name, t, event) => (event.buttons & 1) && this.goTo(Math.round(t));
+      return { x: ends, y: range, xName, top: row === "x" && numbers, behind, before, pointed };
     }
   }
 
-  function start() {
-    const root = document.getElementById("lab");
-    if (root) window.eosLab = new Lab(root);
-  }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  const root = document.getElementById("lab");
+  if (root) window.eosLab = new Lab(root);
 })();

@@ -1,4 +1,4 @@
-"""The API reference: every module of ``eoslib`` in the order of the data flow, from its docstrings.
+"""The API reference: every module of the two rings in the order of the data flow, from its docstrings.
 
 The three-line interface comes first.  Fields of a named tuple or dataclass are documented where the code documents
 them, in the comment that trails the field.
@@ -12,81 +12,44 @@ import inspect
 import pkgutil
 import re
 
-from docutils import nodes
-from docutils.statemachine import StringList
-from sphinx import addnodes
+from generated import Generated
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 INTERFACE = ("sharpness", "track", "constrained_gradient_descent")
-MODULES = {  # in the order of the data flow; a module that is not listed follows under its own name
-    "objective": "A loss as a function of one flat vector, and its derivatives",
-    "eigen": "Leading eigenpairs of a symmetric operator",
-    "geometry": "The local geometry at a point",
-    "stable_set": "The stable set",
-    "dynamics": "One-step maps",
-    "diagnostics": "Checks of the assumptions",
-    "tracking": "Whole trajectories",
-    "training": "Plain training with a schedule",
-    "reduced": "The reduced dynamics of two coordinates",
-    "coupling": "The coupling theorem's error",
-    "settings": "Named experiments",
-    "data": "Data sets",
-    "models": "Networks",
-    "criteria": "Losses per sample",
-    "results": "Run files",
-    "reporting": "What notebooks record",
+#: Each ring in the order of the data flow; a module of the library that is not listed follows by its name.
+RINGS = {
+    "eoslib": "objective eigen geometry sharpness rules stable_set constrained loops status",
+    "eoslib.trajectories": "descent flow prediction approach assumptions variables state track programs",
+    "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.families theory.coupling "
+    "runs.files runs.compute runs.quantities page.page page.draw source",
 }
 
 
-class ApiReference(SphinxDirective):
-    """Sections of the API page: the three-line interface, then one section per module that the library has."""
+def modules(package: str) -> list[str]:
+    """Return the names of a package's modules: those listed, then the library's others."""
+    names = RINGS[package].split()
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__ if package.startswith("eoslib") else [])
+    return names + [module.name for module in found if module.name not in names and not module.ispkg]
 
-    def run(self) -> list[nodes.Node]:
-        found = {module.name for module in pkgutil.iter_modules(importlib.import_module("eoslib").__path__)}
-        present = [
-            *(name for name in MODULES if name in found),
-            *sorted(found - set(MODULES)),
-        ]
-        return [self.interface(), *(self.module(name) for name in present)]
 
-    def section(self, title: str, identifier: str, *content: nodes.Node) -> nodes.section:
-        section = nodes.section("", nodes.title("", title), *content, ids=[nodes.make_id(identifier)])
-        self.state.document.note_explicit_target(section, section)
-        return section
+class ApiReference(Generated):
+    """Sections of the API page: the public names, then the modules of the two rings."""
 
-    def parsed(self, text: str) -> list[nodes.Node]:
-        holder = nodes.Element()
-        self.state.nested_parse(
-            StringList(text.splitlines(), source=self.get_source_info()[0]),
-            self.content_offset,
-            holder,
-        )
-        return holder.children
-
-    def interface(self) -> nodes.section:
-        """What a user outside the book imports, each with its first sentence and a link to its entry below."""
+    def context(self) -> dict:
         library = importlib.import_module("eoslib")
-        public = {name: getattr(library, name) for name in getattr(library, "__all__", ())}
-        first = [name for name in INTERFACE if name in public]
-        lists = []
-        for names in (first, sorted(set(public) - set(first), key=str.lower)):
-            entries = nodes.definition_list(classes=["interface"])
-            entries += [self.entry(name, public[name]) for name in names if not inspect.ismodule(public[name])]
-            lists += [entries] if len(entries) else []
-        return self.section("Public names", "public-names", *lists)
+        public = {name: getattr(library, name) for name in library.__all__}
+        rest = sorted(public.keys() - {*INTERFACE}, key=str.lower)
+        entries = [[self.entry(name, public[name]) for name in names] for names in (INTERFACE, rest)]
+        return {"entries": entries, "rings": {package: modules(package) for package in RINGS}}
 
-    def entry(self, name: str, thing) -> nodes.definition_list_item:
-        target = f"{thing.__module__}.{thing.__qualname__}"
-        attributes = {"refdomain": "py", "reftype": "obj", "reftarget": target, "refwarn": True}
-        link = addnodes.pending_xref("", nodes.literal("", f"eoslib.{name}"), refdoc=self.env.docname, **attributes)
-        sentence = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
-        told = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", sentence)
-        return nodes.definition_list_item("", nodes.term("", "", link), nodes.definition("", nodes.paragraph("", told)))
-
-    def module(self, name: str) -> nodes.section:
-        code = f"```{{eval-rst}}\n.. automodule:: eoslib.{name}\n   :members:\n   :no-value:\n```"
-        return self.section(MODULES.get(name, name.capitalize()), f"api-{name}", *self.parsed(code))
+    def entry(self, name: str, thing) -> tuple[str, str, str]:
+        """Return a public name, where its entry is, and its first sentence as plain text."""
+        sentence = (inspect.getdoc(thing) or "").partition("\n\n")[0]
+        return (
+            f"eoslib.{name}",
+            f"{thing.__module__}.{thing.__qualname__}",
+            re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", sentence),
+        )
 
 
 def fields_of(thing: type) -> dict[str, str]:
@@ -97,8 +60,8 @@ def fields_of(thing: type) -> dict[str, str]:
     except (OSError, TypeError):
         return {}
     found = re.findall(r"^    (\w+): ([^#\n]+?)(?:\s*#\s*(.*))?$", source, flags=re.MULTILINE)
-    told = {name: (annotation.partition(" = ")[0].strip(), comment) for name, annotation, comment in found}
-    return {name: told[name] for name in names if name in told}
+    found = {name: (annotation.partition(" = ")[0].strip(), comment) for name, annotation, comment in found}
+    return {name: found[name] for name in names if name in found}
 
 
 def describe_fields(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
@@ -107,28 +70,13 @@ def describe_fields(app: Sphinx, what: str, name: str, thing, options, lines: li
         return
     fields = fields_of(thing)
     if fields:
-        lines.extend(
-            [
-                "",
-                *(f":ivar {field}: ``{shape}`` {comment}" for field, (shape, comment) in fields.items()),
-                "",
-            ]
-        )
+        lines.extend(["", *(f":ivar {field}: ``{shape}`` {comment}" for field, (shape, comment) in fields.items()), ""])
 
 
-class PlainAttributes:
-    """napoleon reads "words: words" of a property or constant as "type: description"; here they stay a sentence."""
-
-    def __init__(self):
-        self.kept: dict[str, list[str]] = {}
-
-    def keep(self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
-        if what in ("attribute", "data", "property"):
-            self.kept[name] = list(lines)
-
-    def restore(self, app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
-        if name in self.kept:
-            lines[:] = self.kept.pop(name)
+def keep_sentences(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
+    """Begin a property with an empty comment: napoleon takes "words: words" at its start for "type: description"."""
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]
 
 
 def shorten_signature(app: Sphinx, what: str, name: str, thing, options, signature, returns):
@@ -150,19 +98,17 @@ def skip_fields(app: Sphinx, what: str, name: str, thing, skip: bool, options) -
     """Leave out what Python says by itself: "alias for field number 0" and members without a docstring of their own."""
     if (inspect.getdoc(thing) or "").startswith("Alias for field number"):
         return True
-    # A plain default value of a dataclass field, or the number of a status, is told by the class.
+    # A plain default value of a dataclass field, or the number of a status, is found by the class.
     if what in ("class", "exception") and not callable(thing) and not isinstance(thing, (property, enum.Enum)):
         return True
-    # autodoc would list an undocumented method; here it is an error of the library, told by its own lint.
+    # autodoc would list an undocumented method; here it is an error of the library, found by its own lint.
     return None
 
 
 def setup(app: Sphinx) -> None:
     app.setup_extension("sphinx.ext.autodoc")
     app.add_directive("api-reference", ApiReference)
-    plain = PlainAttributes()
-    app.connect("autodoc-process-docstring", plain.keep, priority=100)  # napoleon's own is 500
-    app.connect("autodoc-process-docstring", plain.restore, priority=600)
+    app.connect("autodoc-process-docstring", keep_sentences, priority=100)  # napoleon's own is 500
     app.connect("autodoc-process-docstring", describe_fields, priority=900)
     app.connect("autodoc-process-docstring", escape_bars, priority=950)
     app.connect("autodoc-process-signature", shorten_signature)

@@ -1,146 +1,131 @@
 """The book's own Sphinx extension: quoted numbers, generated pages and local scripts.
 
-At the start of a build it loads the records (``records.py``) into MyST substitutions, so that prose quotes computed
-numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes the one MathJax file
-that the book needs out of the pinned package ``sphinx-mathjax-offline``.  Directives: ``directives.py``, ``api.py``.
+At the start of a build it loads the records (``selfstab.records``) into MyST substitutions, so that prose quotes
+computed numbers and an undefined name fails the build; copies the figures into ``_generated/``; and takes MathJax and
+the text fonts out of pinned packages, because nothing of third parties is committed.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
-import api
-import directives
-import records
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
+# The library and the companion whose words and docstrings the book shows are those beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-def take_mathjax(assets: Path) -> None:
-    """Copy ``tex-svg.js`` out of the pinned package into ``_assets/vendor/mathjax`` (never committed).
+import api
+import directives
+import vendored
 
-    Raises:
-        ExtensionError: where the package or the file is absent.
-    """
-    target = assets / "vendor" / "mathjax" / "tex-svg.js"
-    try:
-        files = importlib.metadata.files("sphinx-mathjax-offline") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    source = next((file.locate() for file in files if file.name == "tex-svg.js"), None)
-    if source is None:
-        raise ExtensionError(
-            "the package sphinx-mathjax-offline with its tex-svg.js is not installed; `make book` installs it"
-        )
-    if not target.is_file() or target.stat().st_size != Path(source).stat().st_size:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+from selfstab.records import store
+from selfstab.records.claims import holds
+from selfstab.records.words import as_text
 
 
-def copy_figures(found: records.Records, target: Path) -> None:
+def copy_figures(found: store.Records, target: Path) -> None:
     """Copy every recorded figure of the shown scale to ``_generated/figures/<notebook>/<id>.{svg,pdf,png,csv}``."""
     for figure in found.figures:
         folder = target / "figures" / figure["notebook"]
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in records.FIGURE_FILES:
+        for kind in store.FIGURE_FILES:
             shutil.copyfile(found.figure_file(figure, kind), folder / f"{figure['id']}.{kind}")
 
 
+def substitutions(records: store.Records) -> dict[str, str]:
+    """Return what prose may quote: ``{{ claim_<id>_measured }}`` and its siblings, and a few totals.
+
+    Dashes of an id become underscores.  A name that is not here fails the build.
+    """
+    total, holding = len(records.claims), sum(map(holds, records.claims))
+    names = {
+        "book_scale": records.scale,
+        "claims_total": str(total),
+        "claims_holding": str(holding),
+        "claims_failing": str(total - holding),
+        "figures_total": str(len(records.figures)),
+        "recorded_hours": f"{store.recorded_seconds(records.folder.parent) / 3600:.1f}",
+    }
+    for claim in records.claims:
+        stem = f"claim_{claim['id'].replace('-', '_')}"
+        for key in ("sentence", "quantity", "predicted", "measured", "spread", "tolerance", "verdict"):
+            names[f"{stem}_{key}"] = as_text(claim[key])
+    return names
+
+
 def prepare(app: Sphinx, config) -> None:
-    """Before anything is read: records into substitutions and figures, MathJax into the assets."""
+    """Before anything is read: records into substitutions and figures, MathJax and fonts into the assets."""
     source = Path(app.srcdir)
-    take_mathjax(source / "_assets")
+    vendored.take_scripts(source / "_assets")
+    if "book.css" in config.html_css_files:  # which asks for them
+        vendored.take_fonts(source / "_assets")
     try:
-        found = records.load()
+        found = store.load()
         shutil.rmtree(source / "_generated", ignore_errors=True)
         copy_figures(found, source / "_generated")
-    except records.RecordError as error:
+    except store.RecordError as error:
         raise ExtensionError(str(error)) from None
-    config.myst_substitutions = {
-        **config.myst_substitutions,
-        **records.substitutions(found),
-    }
+    config.myst_substitutions = config.myst_substitutions | substitutions(found)
     config.eosbook_records = found
 
 
-def repository() -> tuple[str, str] | None:
-    """Address and branch of the public repository, where the build knows one (GitHub sets these in its workflows)."""
-    server, name = (
-        os.environ.get("GITHUB_SERVER_URL"),
-        os.environ.get("GITHUB_REPOSITORY"),
-    )
-    if not (server and name):
-        return None
-    return f"{server}/{name}", os.environ.get("GITHUB_REF_NAME") or "main"
-
-
 def launch_buttons(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Links that open a chapter's notebook on Colab or Binder; only a build that knows its repository has them."""
-    where = repository()
-    if not (where and pagename.startswith("chapters/") and "header_buttons" in context):
+    """Links that open a chapter's notebook on Colab or Binder, where GitHub's workflow tells the build what it is."""
+    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    if not (server and name and pagename.startswith("chapters/") and "header_buttons" in context):
         return
-    (url, branch), notebook = (
-        where,
-        f"notebooks/{pagename.removeprefix('chapters/')}.ipynb",
-    )
-    name = url.split("/", 3)[-1]
+    branch, notebook = os.environ.get("GITHUB_REF_NAME") or "main", f"{pagename.removeprefix('chapters/')}.ipynb"
     addresses = {
-        "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/{notebook}",
-        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{notebook}",
-        "Source": f"{url}/blob/{branch}/{notebook}",
+        "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/notebooks/{notebook}",
+        "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/notebooks/{notebook}",
+        "Source": f"{server}/{name}/blob/{branch}/notebooks/{notebook}",
     }
     buttons = [{"type": "link", "text": text, "url": address} for text, address in addresses.items()]
-    context["header_buttons"].append(
-        {
-            "type": "group",
-            "tooltip": "Run this chapter",
-            "icon": "fas fa-rocket",
-            "buttons": buttons,
-            "label": "launch-buttons",
-        }
-    )
+    group = {"type": "group", "tooltip": "Run this chapter", "icon": "fas fa-rocket", "label": "launch-buttons"}
+    context["header_buttons"].append(group | {"buttons": buttons})
 
 
-def mathjax_where_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Jupyter Book loads MathJax's 2 MB on every page; here only pages that have a formula themselves load it."""
-    if not app.env.get_domain("math").data["has_equations"].get(pagename):
-        # MathJax's configuration is a script without a file.
-        context["script_files"] = [
-            script
-            for script in context["script_files"]
-            if not str(script.filename).endswith(app.config.mathjax_path)
-            and "MathJax" not in (script.attributes.get("body") or "")
-        ]
+#: Style sheets and scripts of extensions, by a part of their names, and the mark of a page that needs them.
+NEEDED_BY = {"sphinx-design": "sd-", "design-tabs": "sd-tab", "mystnb": 'class="cell', "proof.css": 'class="proof'}
+
+
+def only_what_is_used(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Leave out the files of extensions, and the 2 MB of MathJax, where a page has no use for them."""
+    formulas, body = app.env.get_domain("math").data["has_equations"].get(pagename), context.get("body") or ""
+
+    def used(file) -> bool:
+        name = str(file.filename)
+        if name.endswith(app.config.mathjax_path) or "MathJax" in (file.attributes.get("body") or ""):
+            return bool(formulas)  # MathJax's configuration is a script without a file
+        return all(mark in body for part, mark in NEEDED_BY.items() if part in name)
+
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context.get(kind, ()) if used(file)]
 
 
 def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Two lists that Sphinx writes in a form which accessibility checkers, rightly, do not accept as lists."""
-    body = context.get("body")
-    if not body:
-        return
 
     def parameters(found: re.Match) -> str:
         lines = found.group(1).replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
         return f'<span class="sig-lines">{lines}</span>'
 
-    body = re.sub(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', parameters, body)
+    body = re.sub(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', parameters, context.get("body") or "")
     context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
 
 
 def setup(app: Sphinx) -> dict:
-    # The library whose docstrings the book shows is the one beside it.
-    sys.path.insert(0, str(records.ROOT))
-    app.add_config_value("eosbook_records", None, "", types=(records.Records,))
+    app.add_config_value("eosbook_records", None, "", types=(store.Records,))
     # Jupyter Book always passes this option of an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "", types=(dict,))
     # Before MyST turns its options into a parser configuration.
     app.connect("config-inited", prepare, priority=100)
-    app.connect("html-page-context", mathjax_where_used, priority=900)
+    app.connect("html-page-context", only_what_is_used, priority=900)
     app.connect("html-page-context", repair_markup)
     app.connect("html-page-context", launch_buttons, priority=900)
     directives.setup(app)

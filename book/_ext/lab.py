@@ -1,8 +1,8 @@
 """The self-stabilization lab's place in the book: its scripts on its page only, and a still figure that needs none.
 
 Directives: ``{lab}`` (the interactive part; its words for readers without scripts) and ``{lab-still}`` (the four stages
-of the toy loss, iterated by :mod:`eoslib.reduced` when the book is built and drawn as inline SVG, so that paper, both
-themes and screen readers get it).
+of the toy loss, iterated by :mod:`selfstab.theory.reduced` when the book is built and drawn as inline SVG, so that
+paper, both themes and screen readers get it).
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def still_svg() -> str:
     """Inline SVG (720 by 430 units): x, sharpness and loss of the toy against the step, the stages shaded and named."""
     import numpy as np
 
-    from eoslib import reduced
+    from eoslib.rules import GradientDescent
+    from selfstab.theory import reduced
 
     rate, alpha, beta = STILL["learning_rate"], STILL["alpha"], STILL["beta"]
     x, y = (np.asarray(v, float) for v in reduced.iterate(*STILL_START, STILL_STEPS, **STILL))
-    delta = float(reduced.radius(alpha=alpha, beta=beta))
-    loss = (2 / rate + y) * x**2 / 2 - alpha / beta * y + STILL["damping"] * y**2 / (2 * rate * beta)
+    edge, delta = GradientDescent(rate).edge, float(reduced.radius(alpha=alpha, beta=beta))
+    loss = (edge + y) * x**2 / 2 - alpha / beta * y + STILL["damping"] * y**2 / (2 * rate * beta)
     cut = reduced.stages(x, y, delta)
     left, width, height, top, gap = 56, 652, 104, 26, 24
     ends = [*cut.start[1:], STILL_STEPS]
@@ -83,10 +84,10 @@ def still_svg() -> str:
         ),
         (
             "sharpness",
-            2 / rate + y,
-            2 / rate - 1.1 * abs(y).max(),
-            2 / rate + 1.1 * abs(y).max(),
-            ((2 / rate, "2/η", "threshold"),),
+            edge + y,
+            edge - 1.1 * abs(y).max(),
+            edge + 1.1 * abs(y).max(),
+            ((edge, "2/η", "threshold"),),
         ),
         (
             "loss",
@@ -169,10 +170,10 @@ class StillDirective(SphinxDirective):
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """The lab's scripts and style on its own page, and on no other."""
     if pagename == PAGE:
-        app.add_css_file("lab.css")
-        app.add_js_file("picture.js", loading_method="defer")
-        app.add_js_file("lab-dynamics.js", loading_method="defer")
-        app.add_js_file("lab.js", loading_method="defer")
+        for style in ("vendor/uplot/uplot.min.css", "plots.css", "lab.css"):
+            app.add_css_file(style)
+        for script in ("vendor/uplot/uplot.iife.min.js", "widgets.js", "picture.js", "lab-dynamics.js", "lab.js"):
+            app.add_js_file(script, loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict:

@@ -1,4 +1,4 @@
-"""The works around the paper: a list grouped by theme and the data of the interactive graph, both from one file.
+"""The works around the paper: a list grouped by theme and the data of the interactive graph, from the bibliography.
 
 Directives: ``{literature-graph}`` (the graph's place, its data and its words for readers without scripts) and
 ``{literature-list}`` (a section for each theme).  The vis-network script comes out of the pinned package ``pyvis`` when
@@ -7,227 +7,166 @@ the book is built and is never committed.
 
 from __future__ import annotations
 
+import cmath
 import json
 import math
-import re
-import shutil
-from html import escape
-from importlib import resources
+import textwrap
 from pathlib import Path
 
-import yaml
-from docutils import nodes
+import pybtex.database
+from generated import Generated
+from pybtex.exceptions import PybtexError
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective
 
 PAGE = "literature"
-SOURCE = "literature.yml"
+SOURCE = "references.bib"
+PAPER = "damian2023self"
 SCRIPT = "vendor/vis-network/vis-network.min.js"
+THEMES = {
+    "mechanism": "Mechanisms of the edge",
+    "sharpening": "Progressive sharpening",
+    "catapult": "Catapults and spikes",
+    "convergence": "Convergence with large steps",
+    "noise": "Sampling noise",
+    "steps": "Step sizes and optimizers",
+    "flatness": "Flatness and generalization",
+    "practice": "Architectures and practice",
+    "beyond": "Further afield",
+}
+RELATIONS = {
+    "extends": "extends it to another setting",
+    "explains": "explains the same phenomenon",
+    "questions": "questions a part of it",
+    "uses": "uses it or its condition",
+    "theme": "shares its theme",  # nothing more is known or claimed
+}
 
 
-def take_vis_network(assets: Path) -> None:
-    """Copy the newest vis-network script that ``pyvis`` carries to ``_assets/vendor/vis-network``.
+def shown(entry: pybtex.database.Entry) -> dict:
+    """Return what the page shows of a work: label of its node, title, authors, where it appeared, and its address."""
+    fields, people = entry.fields, entry.persons["author"]
+    names = [" ".join(each.first_names + each.middle_names + each.prelast_names + each.last_names) for each in people]
+    year, arxiv = fields.get("origyear") or fields.get("year"), fields.get("eprint")
+    venue = next((fields[name] for name in ("venue", "booktitle", "journal") if name in fields), None)
+    return {
+        "id": entry.key,
+        "label": " ".join(filter(None, (people[0].last_names[-1], year))),
+        "title": fields["title"],
+        "authors": ", ".join(names),
+        "where": "; ".join(filter(None, (year or "no year listed", venue, arxiv and f"arXiv {arxiv}"))),
+        "url": f"https://arxiv.org/abs/{arxiv}" if arxiv else fields["url"],
+    }
+
+
+def load(path: Path) -> tuple[dict, list[dict]]:
+    """Return what the page shows of the paper, and of each entry with a theme, in the order of the bibliography.
 
     Raises:
-        ExtensionError: where the package or the file is absent.
+        ExtensionError: on a file that does not parse, a key that occurs twice, a missing field, or an unknown theme or
+            relation.
     """
     try:
-        folder = Path(str(resources.files("pyvis"))) / "lib"
-    except ModuleNotFoundError:
-        raise ExtensionError(
-            "the package pyvis, which carries vis-network, is not installed; see CONTRIBUTING"
-        ) from None
-    found = sorted(
-        folder.glob("vis-*/vis-network.min.js"),
-        key=lambda path: tuple(int(part) for part in re.findall(r"\d+", path.parent.name)),
-    )
-    if not found:
-        raise ExtensionError(f"no vis-network.min.js under {folder.name}/ of the installed pyvis")
-    target = assets / SCRIPT
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.is_file() or target.stat().st_size != found[-1].stat().st_size:
-        shutil.copyfile(found[-1], target)
+        entries = pybtex.database.parse_file(str(path), "bibtex", encoding="utf-8").entries
+    except PybtexError as error:
+        raise ExtensionError(f"{path.name}: {error}") from None
+    works = []
+    for key, entry in entries.items():
+        try:
+            if theme := entry.fields.get("theme"):
+                own = {"relation": entry.fields["relation"], "sentence": entry.fields["annote"]}
+                works.append(shown(entry) | {"theme": theme} | own)
+        except KeyError as missing:
+            raise ExtensionError(f"{path.name}: {key} has no {missing}") from None
+        if theme and (theme not in THEMES or own["relation"] not in RELATIONS):
+            raise ExtensionError(f"{path.name}: {key} has an unknown theme or relation")
+    return shown(entries[PAPER]) | {"id": "paper", "label": "Self-Stabilization"}, works
 
 
-def load(path: Path) -> dict:
-    """The works, checked.
-
-    Raises:
-        ExtensionError: on a missing field, an unknown theme or relation, or an id that occurs twice.
-    """
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    themes, relations = {theme["id"] for theme in data["themes"]}, set(data["relations"])
-    seen: set[str] = set()
-    for work in data["works"]:
-        name = work.get("id", "a work without id")
-        for field in ("id", "title", "authors", "theme", "relation", "sentence"):
-            if not work.get(field):
-                raise ExtensionError(f"{path.name}: {name} has no {field}")
-        if work["theme"] not in themes or work["relation"] not in relations:
-            raise ExtensionError(f"{path.name}: {name} has an unknown theme or relation")
-        if ("arxiv" in work) == ("url" in work):
-            raise ExtensionError(f"{path.name}: {name} needs either arxiv or url")
-        if name in seen:
-            raise ExtensionError(f"{path.name}: the id {name} occurs twice")
-        seen.add(name)
-    return data
-
-
-def address(work: dict) -> str:
-    return f"https://arxiv.org/abs/{work['arxiv']}" if "arxiv" in work else work["url"]
-
-
-def where(work: dict) -> str:
-    """Year, venue and number of a work, as far as they are known."""
-    number = f"arXiv {work['arxiv']}" if "arxiv" in work else ""
-    return "; ".join(str(part) for part in (work.get("year", "no year listed"), work.get("venue"), number) if part)
-
-
-def short_name(work: dict) -> str:
-    """First author's family name and year, for the label of a node."""
-    return " ".join(part for part in (work["authors"][0].split()[-1], str(work.get("year", ""))) if part)
+def in_lines(name: str) -> list[str]:
+    """Return a name of more than twenty letters broken near its middle, any other whole."""
+    return textwrap.wrap(name, 20 if len(name) <= 20 else int(0.6 * len(name)))
 
 
 def spread(discs: list[dict], room: float = 42.0) -> None:
     """Push the discs apart until none overlaps another or the paper in the middle; ``room`` is for their names."""
-    centre = {"x": 0.0, "y": 0.0, "radius": 70.0}
+    center = {"at": 0j, "radius": 70.0}
     for _ in range(500):
         moved = False
         for i, one in enumerate(discs):
-            for other in [*discs[:i], centre]:
-                dx, dy = one["x"] - other["x"], one["y"] - other["y"]
-                distance = math.hypot(dx, dy) or 1.0
+            for other in [*discs[:i], center]:
+                gap = one["at"] - other["at"]
+                distance = abs(gap) or 1.0
                 short = one["radius"] + other["radius"] + room - distance
                 if short > 1e-6:
-                    moved = True
-                    share = 1.0 if other is centre else 0.5
-                    one["x"] += share * short * dx / distance
-                    one["y"] += share * short * dy / distance
-                    if other is not centre:
-                        other["x"] -= share * short * dx / distance
-                        other["y"] -= share * short * dy / distance
+                    moved, push = True, short * gap / distance
+                    one["at"] += push if other is center else push / 2
+                    other["at"] -= 0 if other is center else push / 2
         if not moved:
             return
 
 
-def layout(data: dict) -> tuple[dict[str, tuple[float, float]], list[dict]]:
-    """Where works and themes go: each theme a disc on an oval around the paper, its works on a sunflower inside.
+def graph(paper: dict, works: list[dict]) -> dict:
+    """Return what the page's script reads: the paper, the works and the themes' discs, in the graph's own units.
 
-    Returns the position of each work by id, and the discs (theme, name, x, y, radius), in the graph's own units.
+    Each theme is a disc on an oval around the paper, its works lie on a sunflower inside.
     """
-    groups = [(theme, [w for w in data["works"] if w["theme"] == theme["id"]]) for theme in data["themes"]]
-    radii = [36 * math.sqrt(len(works)) + 14 for _, works in groups]
-    discs, at = [], 0.0
-    for (theme, _), radius in zip(groups, radii, strict=True):
-        angle = 2 * math.pi * (at + radius / 2) / sum(radii) - math.pi / 2
-        at += radius
-        x, y = 390 * math.cos(angle), 330 * math.sin(angle)
-        discs.append({"id": theme["id"], "name": theme["name"], "x": x, "y": y, "radius": radius})
+    groups = {theme: [work for work in works if work["theme"] == theme] for theme in THEMES}
+    discs = [{"id": theme, "radius": 36 * math.sqrt(len(group)) + 14} for theme, group in groups.items()]
+    total, before = sum(disc["radius"] for disc in discs), 0.0
+    for disc in discs:
+        turn = cmath.rect(1, 2 * math.pi * (before + disc["radius"] / 2) / total - math.pi / 2)
+        before += disc["radius"]
+        disc["at"] = complex(390 * turn.real, 330 * turn.imag)
     spread(discs)
     places = {}
-    for (_, works), disc in zip(groups, discs, strict=True):
-        for i, work in enumerate(works):
-            distance = (disc["radius"] - 26) * math.sqrt((i + 0.5) / len(works))
-            turn = i * math.pi * (3 - math.sqrt(5))
-            places[work["id"]] = (disc["x"] + distance * math.cos(turn), disc["y"] + distance * math.sin(turn))
-    return places, discs
+    for disc in discs:
+        group = groups[disc["id"]]
+        for i, work in enumerate(group):
+            distance = (disc["radius"] - 26) * math.sqrt((i + 0.5) / len(group))
+            places[work["id"]] = disc["at"] + cmath.rect(distance, i * math.pi * (3 - math.sqrt(5)))
 
+    def at(place: complex) -> dict:
+        return {"x": round(place.real, 1), "y": round(place.imag, 1)}
 
-def graph(data: dict) -> dict:
-    """What the page's script reads: nodes (the paper and the works), edges (work to paper) and the themes' discs."""
-    places, discs = layout(data)
-    themes = {theme["id"]: theme["name"] for theme in data["themes"]}
-
-    def node(work: dict) -> dict:
-        return {
-            "id": work["id"],
-            "label": short_name(work),
-            "title": work["title"],
-            "authors": ", ".join(work["authors"]),
-            "where": where(work),
-            "url": address(work),
-        }
-
-    works = [
-        node(work)
-        | {
-            "x": round(places[work["id"]][0], 1),
-            "y": round(places[work["id"]][1], 1),
-            "theme": themes[work["theme"]],
-            "relation": work["relation"],
-            "sentence": work["sentence"],
-        }
-        for work in data["works"]
-    ]
     return {
-        "paper": node(data["paper"]) | {"label": "Self-Stabilization"},
-        "relations": data["relations"],
-        "works": works,
-        "themes": [{key: round(v, 1) if isinstance(v, float) else v for key, v in disc.items()} for disc in discs],
+        "paper": paper,
+        "relations": RELATIONS,
+        "works": [work | at(places[work["id"]]) | {"theme": THEMES[work["theme"]]} for work in works],
+        "themes": [
+            {"lines": in_lines(THEMES[disc["id"]]), "radius": round(disc["radius"], 1)} | at(disc["at"])
+            for disc in discs
+        ],
     }
 
 
-class GraphDirective(SphinxDirective):
-    """The graph's place on the page, with its data as inert JSON."""
+class Literature(Generated):
+    """The graph's place on the page with its data as inert JSON, and a section of the list for each theme."""
 
-    def run(self) -> list[nodes.Node]:
-        data = self.config.literature_data
-        text = json.dumps(graph(data), ensure_ascii=False).replace("<", "\\u003c")
-        words = "The graph needs scripts, which are switched off here. The list below holds all that it shows."
-        return [
-            nodes.raw(
-                "",
-                f'<div id="literature" class="lit wide"><noscript><p>{escape(words)}</p></noscript></div>'
-                f'<script type="application/json" id="literature-data">{text}</script>',
-                format="html",
-            )
-        ]
-
-
-class ListDirective(SphinxDirective):
-    """A section for each theme, a list item for each work."""
-
-    def item(self, data: dict, work: dict) -> nodes.list_item:
-        link = nodes.reference("", work["title"], refuri=address(work), internal=False)
-        head = nodes.paragraph("", "", link, classes=["lit-title"])
-        by = nodes.paragraph("", f"{', '.join(work['authors'])}. {where(work)}.", classes=["lit-by"])
-        relation = nodes.inline(
-            "", data["relations"][work["relation"]], classes=["lit-relation", f"lit-{work['relation']}"]
-        )
-        told = nodes.paragraph("", "", relation, nodes.Text(" "), nodes.Text(work["sentence"]), classes=["lit-told"])
-        return nodes.list_item("", head, by, told, ids=[work["id"]], classes=["lit-work"])
-
-    def run(self) -> list[nodes.Node]:
-        data = self.config.literature_data
-        sections = []
-        for theme in data["themes"]:
-            works = [work for work in data["works"] if work["theme"] == theme["id"]]
-            section = nodes.section("", nodes.title("", theme["name"]), ids=[f"theme-{theme['id']}"])
-            section += nodes.bullet_list("", *(self.item(data, work) for work in works), classes=["lit-list"])
-            sections.append(section)
+    def context(self) -> dict:
         self.env.note_dependency(SOURCE)
-        return sections
+        paper, works = self.config.literature
+        data = json.dumps(graph(paper, works), ensure_ascii=False).replace("<", "\\u003c")
+        return {"themes": THEMES, "relations": RELATIONS, "works": works, "data": data}
 
 
 def prepare(app: Sphinx, config) -> None:
     source = Path(app.srcdir)
-    take_vis_network(source / "_assets")
-    config.literature_data = load(source / SOURCE)
+    config.literature = load(source / SOURCE)
 
 
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """The graph's scripts and style on its own page, and on no other."""
     if pagename == PAGE:
         app.add_css_file("literature.css")
-        app.add_js_file(SCRIPT, loading_method="defer")
-        app.add_js_file("literature.js", loading_method="defer")
+        for script in (SCRIPT, "widgets.js", "literature.js"):
+            app.add_js_file(script, loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict:
-    app.add_config_value("literature_data", None, "env", types=(dict,))
-    app.add_directive("literature-graph", GraphDirective)
-    app.add_directive("literature-list", ListDirective)
+    app.add_config_value("literature", None, "env", types=(tuple,))
+    app.add_directive("literature-graph", Literature)
+    app.add_directive("literature-list", Literature)
     app.connect("config-inited", prepare)
     app.connect("html-page-context", add_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

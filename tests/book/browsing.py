@@ -9,11 +9,23 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+#: Milliseconds after which something counts as never.  Tests wait for events: in a book that works none waits so long.
+PATIENCE = 180_000
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
-# Resolves once every formula stands, every picture is decoded, and nothing waits to be scrolled into view.
+# Resolves once fonts are there, formulas stand, pictures are decoded, and nothing waits to be scrolled into view.
 SETTLED = """async () => {
-  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+  await Promise.all([document.fonts.ready, window.MathJax?.startup?.promise]);
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => null)));
 }"""
+
+FRAMES = """(count) => new Promise((done) => {
+  const next = () => (count-- > 0 ? requestAnimationFrame(next) : done());
+  next();
+})"""
+
+
+def settle(page, frames: int = 2) -> None:
+    """Wait until the page has drawn that many frames: what it was asked for is then on the screen."""
+    page.evaluate(FRAMES, frames)

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from browsing import DESKTOP, FLAGS, SETTLED
+from browsing import DESKTOP, FLAGS, PATIENCE, SETTLED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +102,7 @@ def visit(browser, site):
             def open_(name: str, page=None, *, base: str | None = None, **context):
                 if page is None:
                     holder = browser.new_context(**({"viewport": DESKTOP} | defaults | context))
+                    holder.set_default_timeout(PATIENCE)
                     stack.callback(holder.close)
                     page = holder.new_page()
                     page.complaints = Complaints()

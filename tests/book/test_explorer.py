@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import PHONE
+from browsing import PHONE, settle
 
-from eoslib import reduced
+from selfstab.theory import reduced
 
 EXTENSION = Path(__file__).resolve().parents[2] / "book" / "_ext" / "explorer.py"
 READY = "document.querySelector('#explorer[data-ready]') !== null"
@@ -79,17 +79,25 @@ def test_a_prediction_that_has_left_for_good_ends_there(explorer):
     assert None not in told["x"]["values"]
 
 
-def test_cycles_are_the_library_stages(explorer):
+def test_cycles_begin_where_y_turns_from_negative_to_non_negative(explorer):
     data = toy()
-    cut = reduced.stages(data["x"].values, data["y"].values, math.sqrt(2))
-    expected = [int(step) for step in cut.start[cut.entered == 1]]
+    y = data["y"].values
+    expected = [0] + [t for t in range(1, len(y)) if y[t - 1] < 0 <= y[t]]
     assert len(expected) >= 3
-    assert explorer.cycles(data) == expected
-    late = data.copy(deep=True)
-    late["delta_squared"][expected[1] + 1 :] = np.nan
-    assert explorer.cycles(late) == expected[:2]
-    late["delta_squared"][:] = -1.0
-    assert explorer.cycles(late) == []
+    assert explorer.export(data)["cycles"] == expected
+    data["y"][expected[2] :] = np.nan
+    assert explorer.export(data)["cycles"] == expected[:2]
+    data["y"][:] = -1.0
+    assert explorer.export(data)["cycles"] == [0]
+
+
+def test_export_passes_a_variable_s_own_words_where_the_file_has_them(explorer):
+    data = toy()
+    words = {"long_name": "sharpness of gradient descent", "units": "curvature", "symbol": "S(θ)"}
+    data["gd_sharpness"].attrs |= words | {"source": "elsewhere"}
+    series = explorer.export(data)["series"]
+    assert {word: series["gd_sharpness"].get(word) for word in words} == words
+    assert set(series["gd_sharpness"]) - set(words) == set(series["x"]) == {"every", "values"}
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -110,10 +118,6 @@ def page_of(open_page, site):
     return open_
 
 
-def settle(page) -> None:
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
 def window(page) -> tuple[int, int]:
     settle(page)
     return tuple(page.evaluate("() => [eosExplorer.begin, eosExplorer.end]"))
@@ -121,7 +125,30 @@ def window(page) -> tuple[int, int]:
 
 def ink(page) -> str:
     settle(page)
-    return page.evaluate("() => document.getElementById('exp-panels').toDataURL()")
+    return "".join(page.locator("#exp-panels canvas").evaluate_all("all => all.map((each) => each.toDataURL())"))
+
+
+def place(page, plot: str, t: int) -> tuple[float, float]:
+    """Where a plot of the page shows the step t, halfway up, in the window's pixels."""
+    page.locator("#exp-strip" if plot == "strip" else "#exp-panels").scroll_into_view_if_needed()
+    settle(page)
+    return tuple(
+        page.evaluate(
+            """([plot, t]) => {
+              const box = plot.split(".").reduce((of, name) => of[name], eosExplorer);
+              const { left, top, height } = box.over.getBoundingClientRect();
+              return [left + box.valToPos(t, "x"), top + height / 2];
+            }""",
+            [plot, t],
+        )
+    )
+
+
+def drag(page, plot: str, start: int, goal: int) -> None:
+    page.mouse.move(*place(page, plot, start))
+    page.mouse.down()
+    page.mouse.move(*place(page, plot, goal), steps=5)
+    page.mouse.up()
 
 
 def test_opens_from_a_file_with_the_whole_run(page_of):
@@ -139,17 +166,12 @@ def test_brush_by_mouse(page_of):
     """A drag over the panels chooses the window it covers, and everything is drawn anew; a double click undoes it."""
     page = page_of()
     whole, before = window(page), ink(page)
-    box = page.locator("#exp-panels").bounding_box()
-    left, right = (page.evaluate("(t) => eosExplorer.time(t)", t) for t in (40, 100))
-    page.mouse.move(box["x"] + left, box["y"] + 100)
-    page.mouse.down()
-    page.mouse.move(box["x"] + right, box["y"] + 100, steps=5)
-    page.mouse.up()
+    drag(page, "plots.0", 40, 100)
     begin, end = window(page)
     assert abs(begin - 40) <= 1
     assert abs(end - 100) <= 1
     assert ink(page) != before
-    page.mouse.dblclick(box["x"] + left, box["y"] + 100)
+    page.mouse.dblclick(*place(page, "plots.0", 70))
     assert window(page) == whole
 
 
@@ -169,20 +191,13 @@ def test_window_by_keyboard(page_of):
     page.focus("#exp-all")
     page.keyboard.press("Enter")
     assert window(page) == (begin, end)
-    page.wait_for_function("document.getElementById('exp-live').textContent.startsWith('Window')", timeout=3000)
+    page.wait_for_function("document.getElementById('exp-live').textContent.startsWith('Window')")
 
 
 def test_strip_moves_the_window(page_of):
     page = page_of()
     page.evaluate("() => eosExplorer.look(0, 40)")
-    page.locator("#exp-strip").scroll_into_view_if_needed()
-    settle(page)
-    box = page.locator("#exp-strip").bounding_box()
-    start, goal = (page.evaluate("(t) => eosExplorer.whole(t)", t) for t in (20, 60))
-    page.mouse.move(box["x"] + start, box["y"] + 20)
-    page.mouse.down()
-    page.mouse.move(box["x"] + goal, box["y"] + 20, steps=4)
-    page.mouse.up()
+    drag(page, "strip", 20, 60)
     begin, end = window(page)
     assert end - begin == 40
     assert abs(begin - 40) <= 2
@@ -230,10 +245,12 @@ def test_curves_and_means_can_be_switched(page_of):
     assert with_flow != before
     assert page.get_attribute("[data-who=flow]", "aria-pressed") == "true"
     page.click("#exp-mean")
-    assert ink(page) != with_flow
+    with_mean = ink(page)
+    assert with_mean != with_flow
     page.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
-    page.wait_for_timeout(100)
-    assert ink(page) not in (before, with_flow)
+    repainted = """(seen) => !seen.includes(
+      [...document.querySelectorAll("#exp-panels canvas")].map((each) => each.toDataURL()).join(""))"""
+    page.wait_for_function(repainted, arg=[before, with_flow, with_mean])
 
 
 def test_every_listed_run_opens(page_of):
@@ -251,3 +268,21 @@ def test_on_a_phone_everything_is_inside(page_of):
     assert page.evaluate("() => document.documentElement.scrollWidth") == PHONE["width"]
     boxes = page.locator("#explorer > *").evaluate_all("all => all.map((each) => each.getBoundingClientRect().right)")
     assert max(boxes) <= PHONE["width"]
+
+
+def test_brush_by_finger(page_of):
+    """A finger's drag chooses a window too, although uPlot hears the mouse alone."""
+    page = page_of(viewport=PHONE, has_touch=True)
+    start, goal = (
+        place(page, "plots.0", page.evaluate("(part) => part * eosExplorer.top", part)) for part in (0.2, 0.6)
+    )
+    fingers = page.context.new_cdp_session(page)
+    for kind, x in [
+        ("touchStart", start[0]),
+        *(("touchMove", x) for x in np.linspace(start[0], goal[0], 6)),
+        ("touchEnd", 0),
+    ]:
+        points = [] if kind == "touchEnd" else [{"x": float(x), "y": start[1]}]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    top = page.evaluate("() => eosExplorer.top")
+    assert window(page) == pytest.approx((0.2 * top, 0.6 * top), abs=2)

@@ -1,15 +1,20 @@
-"""The built book as a site: links, search, weight of the first page."""
+"""The built book as a site: links, search, weight and layout of the first page."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import itertools
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from browsing import DESKTOP
+import matplotlib
+import pytest
+from browsing import DESKTOP, PATIENCE, PHONE
+from fontTools.ttLib import TTFont
 
 
 def test_internal_links(site):
@@ -27,7 +32,7 @@ def test_internal_links(site):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE / 1000,
     )
     lines = [line for line in told.stdout.splitlines() if not line.startswith("#")]
     links = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=";"))
@@ -108,12 +113,12 @@ def test_verdicts_are_told_in_words(open_page):
 
 def test_search_finds_a_word(open_page, server):
     page = open_page("search.html?q=sharpness", base=server)
-    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 2", timeout=10_000)
-    addresses = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.href)")
-    assert any("notation" in address for address in addresses)
+    # Results come one after another: this one comes, or the wait ends the test.
+    page.wait_for_selector("#search-results li a[href*='notation']")
+    assert page.locator("#search-results li a").count() > 2
     assert not page.complaints.errors
     page = open_page("search.html?q=xyzzyplugh", base=server)
-    page.wait_for_function("document.querySelector('#search-results p')?.textContent.trim().length > 0", timeout=10_000)
+    page.wait_for_function("document.querySelector('#search-results p')?.textContent.trim().length > 0")
     assert page.locator("#search-results li").count() == 0
 
 
@@ -124,36 +129,131 @@ def test_search_from_any_page_and_from_a_file(open_page):
     page.keyboard.type("eigenvector")
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=eigenvector")
-    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 0", timeout=10_000)
-    page.wait_for_timeout(300)  # a failed look-up of an excerpt would be reported now
+    page.wait_for_function("document.querySelectorAll('#search-results li a').length > 0")
+    page.wait_for_load_state("networkidle")  # a failed look-up of an excerpt has been reported then
     assert not page.complaints.errors
     assert not page.complaints.external
 
 
 def test_first_page_is_light_and_quick(browser, server):
-    """Under 1 MB transferred and interactive within a second: the best of three loads, on a shared machine."""
-    times = []
+    """Under 1 MB transferred, 200 kB of it scripts, and these take the lesser part of what the page takes in all.
+
+    The part, from .1 to .2, is the least of three loads; of a machine's speed, and of what else it does, it is free.
+    """
+    parts = []
     for _ in range(3):
         context = browser.new_context(viewport=DESKTOP)
-        page, sizes = context.new_page(), []
-        page.on("requestfinished", lambda request, sizes=sizes: sizes.append(request.sizes()["responseBodySize"]))
-        page.goto(f"{server}/intro.html", wait_until="load")
-        page.wait_for_timeout(200)
-        timing = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
-        times.append(page.evaluate(timing))
+        page, sizes = context.new_page(), {}
+        page.on("requestfinished", lambda one, sizes=sizes: sizes.update({one.url: one.sizes()["responseBodySize"]}))
+        session = context.new_cdp_session(page)
+        session.send("Performance.enable")
+        page.goto(f"{server}/intro.html", wait_until="networkidle")
+        spent = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+        parts.append(spent["ScriptDuration"] / spent["TaskDuration"])
         context.close()
-    assert 50_000 < sum(sizes) < 1_000_000
-    assert min(times) < 1000
+    assert 50_000 < sum(sizes.values()) < 1_000_000
+    assert 10_000 < sum(size for url, size in sizes.items() if ".js" in url) < 200_000
+    assert min(parts) < 0.4
 
 
-def test_first_screen_says_it_all(open_page):
-    """Title, claim, figure and the ways onward stand on the first screen of a desktop."""
-    page = open_page("intro.html")
-    below = page.evaluate(
-        """[...document.querySelectorAll("h1, .hero-text, .story img, .paths")]
-          .filter((part) => part.getBoundingClientRect().bottom > innerHeight)
-          .map((part) => part.className || part.tagName)"""
+def test_every_reader_sees_the_books_own_fonts(open_page, site):
+    """Text, italics and frame come from the book's files, which have Greek letters and lie beside their licences."""
+    page = open_page("chapters/01_progressive_sharpening.html")
+    page.evaluate("document.fonts.ready.then(() => null)")
+    loaded = page.evaluate(
+        "[...document.fonts].filter((font) => font.status === 'loaded').map((font) => `${font.family} ${font.style}`)"
     )
+    assert {"Literata normal", "Literata italic", "Inter normal"} <= set(loaded)
+    folder = site / "_static" / "vendor" / "fonts"
+    for name in ("literata.woff", "literata-italic.woff", "inter.woff"):
+        assert set("Aéηθδαβλε†·≤≈−×₀²→") <= set(map(chr, TTFont(folder / name).getBestCmap())), name
+        assert (folder / name).stat().st_size < 100_000
+    assert len(list(folder.glob("*-LICENSE.txt"))) == 2
+
+
+PARTS = """() => Object.fromEntries(["h1", ".subtitle", ".hero-text p:last-child", ".story", ".figure-card",
+  ".story img", ".figure-caption", ".provenance", ".paths", ".path:last-child p:last-child"].map((name) => {
+    const box = [...document.querySelectorAll("article " + name)].pop().getBoundingClientRect();
+    return [name, { top: box.top, bottom: box.bottom, left: box.left, right: box.right }];
+  }))"""
+
+#: What a figure may say of itself: (provenance, caption).  None: what it says in this book.
+TEXTS = {
+    "as built": (None, None),
+    "a short one": ("quick scale", "A curve."),
+    "many seeds on a cluster": (
+        f"paper scale · seed {', '.join(map(str, range(40)))} · 8 × NVIDIA H100 80GB HBM3 (SXM5) behind AMD EPYC 9654 "
+        "96-Core Processor, 384 threads · 12 h 31 min of computing · commit 0123456789abcdef0123456789abcdef01234567",
+        "Sharpness hovers at 2/η while the loss falls unsteadily, for each learning rate and for every seed. " * 5,
+    ),
+    "one word without a space": ("device" * 60, "The sharpness, the loss, and the displacement along u. " * 30),
+}
+
+
+def font(file: str) -> str:
+    """Style that sets the page in a font which comes with matplotlib: this machine's own fonts play no part."""
+    data = base64.b64encode(Path(matplotlib.get_data_path(), "fonts", "ttf", file).read_bytes()).decode()
+    face = f"@font-face {{ font-family: Probe; src: url(data:font/ttf;base64,{data}); }}"
+    return face + "html { --serif: Probe !important; --sans: Probe !important; }"
+
+
+FONTS = {
+    "the book's": lambda: "",
+    "a tenth wider": lambda: "* { letter-spacing: 0.05em !important; }",  # a letter is half as wide as it is high
+    "DejaVu Sans": lambda: font("DejaVuSans.ttf"),
+    "DejaVu Serif": lambda: font("DejaVuSerif.ttf"),
+    "STIX": lambda: font("STIXGeneral.ttf"),  # as narrow as Times
+}
+
+
+@pytest.mark.parametrize("style", FONTS.values(), ids=FONTS)
+def test_first_screen_says_it_all(open_page, style):
+    """Title, claim, figure and the ways onward stand on a desktop's first screen, whatever the figure and the font."""
+    page = open_page("intro.html", viewport=DESKTOP)
     assert page.locator(".story img").count() == 1
     assert page.locator(".path").count() >= 3
-    assert not below
+    for name, texts in TEXTS.items():
+        page = open_page("intro.html", page)
+        width, before = page.locator(".subtitle").evaluate(TEXT_WIDTH), page.evaluate(PARTS)
+        if style():
+            page.add_style_tag(content=style())
+            page.evaluate("document.fonts.load('16px Probe').then(() => null)")
+            assert page.locator(".subtitle").evaluate(TEXT_WIDTH) != width, "the page is set in the other font"
+        for place, text in zip((".story .provenance", ".story .figure-caption"), texts):
+            if text:
+                page.locator(place).evaluate("(place, text) => { place.textContent = text; }", text)
+        parts = page.evaluate(PARTS)
+        for part in ("h1", ".subtitle", ".figure-card", ".paths"):
+            assert abs(parts[part]["top"] - before[part]["top"]) <= 1, f"{name}: {part} jumps when a font arrives"
+        below = {part: box["bottom"] for part, box in parts.items() if box["bottom"] > DESKTOP["height"]}
+        assert not below, name
+        order = ["h1", ".subtitle", ".figure-card", ".figure-caption", ".provenance", ".paths"]
+        for upper, lower in [*itertools.pairwise(order), (".hero-text p:last-child", ".paths")]:
+            assert parts[upper]["bottom"] <= parts[lower]["top"] + 1, f"{name}: {upper} lies over {lower}"
+        picture = parts[".story img"]
+        assert picture["bottom"] - picture["top"] >= 120, f"{name}: the figure can be read"
+        assert max(box["right"] for box in parts.values()) <= DESKTOP["width"], name
+
+
+TEXT_WIDTH = """(element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  return range.getBoundingClientRect().width;
+}"""
+
+
+def test_provenance_that_is_cut_can_be_read(open_page):
+    """Where a line has no room for it, its title has the whole; on a phone and on paper nothing is cut."""
+    page = open_page("intro.html", viewport=DESKTOP)
+    line = page.locator(".story .provenance")
+    assert line.get_attribute("title") == line.text_content()
+    for text in ("scale", "seed", "thread", "of computing", "commit"):
+        assert text in line.text_content()
+    line.evaluate("(line) => { line.textContent = line.textContent.repeat(5); }")
+    cut = "(line) => line.scrollWidth > line.clientWidth"
+    assert line.evaluate(cut)
+    page.emulate_media(media="print")
+    assert not line.evaluate(cut)
+    page.emulate_media(media="screen")
+    page.set_viewport_size(PHONE)
+    assert not line.evaluate(cut)

@@ -36,24 +36,18 @@ def in_words(reason: str, outputs: list[str]) -> str:
         runs, names = [f for f in files if f.suffix == ".nc"], [f.stem for f in files if f.suffix != ".nc"]
         names = ([f"run {runs[0].stem}"] if len(runs) == 1 else [f"{len(runs)} runs"] if runs else []) + names
         several = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        if head.startswith("Forced"):
-            told.append(next((FORCED[output] for output in outputs if output in FORCED), "asked for"))
-        elif head.startswith("Missing output"):
-            told.append("not there yet")
-        elif head.startswith("Incomplete output"):
-            told.append("interrupted last time")
-        elif head.startswith("Updated input"):
-            told.append(f"{several} changed")
-        elif head.startswith("Input files updated"):
-            told.append(f"new {several}")
-        elif head.startswith("Set of input"):
-            told.append("other inputs than last time")
-        elif head.startswith("Params"):
-            before, _, now = part.partition("now:")
-            names = dict.fromkeys(re.findall(r"'?([A-Za-z][A-Za-z ]*) [0-9a-z]+'?", now or before))
-            told.append(f"{', '.join(names) or 'a parameter'} changed")
-        elif part:
-            told.append(part)
+        before, _, now = part.partition("now:")
+        parameters = dict.fromkeys(re.findall(r"'?([A-Za-z][A-Za-z ]*) [0-9a-z]+'?", now or before))
+        words = {
+            "Forced": next((FORCED[output] for output in outputs if output in FORCED), "asked for"),
+            "Missing output": "not there yet",
+            "Incomplete output": "interrupted last time",
+            "Updated input": f"{several} changed",
+            "Input files updated": f"new {several}",
+            "Set of input": "other inputs than last time",
+            "Params": f"{', '.join(parameters) or 'a parameter'} changed",
+        }
+        told += [said for start, said in words.items() if head.startswith(start)] or [part] * bool(part)
     return told[0] if told[:1] == ["not there yet"] else ", ".join(dict.fromkeys(told))
 
 
@@ -84,10 +78,9 @@ class LogHandler(LogHandlerBase):
             name, begun = self.jobs[record.job_id]
             self.done += 1
             self.say(f"{name}: done in {time.monotonic() - begun:.0f} s ({self.done} of {self.total})")
-        elif event == LogEvent.JOB_ERROR:
-            if record.jobid not in self.failed:
-                self.failed.add(record.jobid)
-                self.job_failed(record)
+        elif event == LogEvent.JOB_ERROR and record.jobid not in self.failed:
+            self.failed.add(record.jobid)
+            self.job_failed(record)
         elif event in (None, LogEvent.ERROR) and record.levelno >= logging.WARNING and not self.failed:
             message = record.getMessage()
             if "CalledProcessError" not in message:  # of a failed job only its own log tells anything

@@ -1,0 +1,1 @@
+"""Trajectories from the edge of stability on, and what is measured along them."""

@@ -1,0 +1,95 @@
+"""The coupling theorem's assumptions, measured at one point of the constrained trajectory.
+
+Source: arXiv 2209.15594, assumptions of the coupling theorem; tensor norms are lower bounds by power iteration.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eoslib.eigen import leading_eigenpairs
+from eoslib.geometry import local_geometry
+from eoslib.objective import Objective, inner
+from eoslib.trajectories.prediction import PredictedState
+
+PAIRS = 3  # leading eigenvalues followed
+POWER_STEPS = 6  # of each tensor power iteration, warm-started
+PROFILE_POINTS = 21
+
+
+class Following(NamedTuple):
+    """Warm starts of the diagnostics."""
+
+    vectors: Float[Array, "k p"]  # leading eigenvectors of ∇²L(θ†)
+    third: Float[Array, " p"]  # maximizer of |∇³L[w, w, w]|
+    fourth: Float[Array, " p"]  # maximizer of |∇⁴L[w, w, w, w]|
+    shifted: Float[Array, " p"]  # leading eigenvector at θ† + v*
+
+
+def start(u: Float[Array, " p"]) -> Following:
+    """Return a cold start from the leading eigenvector; a zero stands for the start that :func:`measure` chooses."""
+    noise = [jax.random.normal(key, u.shape, u.dtype) for key in jax.random.split(jax.random.key(1), PAIRS - 1)]
+    return Following(jnp.stack([u, *noise]), u, jnp.zeros_like(u), u)
+
+
+def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: int, steps: int = POWER_STEPS):
+    """Bound the operator norm of ∇^order L(θ) from below, by power iteration w ← ∇^order L[w, …, w]; order 3 or 4.
+
+    Returns the bound (a loss/length^order) and the direction reached.  A third of w is kept in each step: in a valley
+    ½(k + y)x² the plain iteration jumps to and fro for ever.
+    """
+
+    def iterate(carry, _):
+        w, best, best_w = carry
+        w = w / jnp.linalg.norm(w)
+        new = objective.directional(theta, w, order)
+        value, length = inner(w, new), jnp.linalg.norm(new)
+        better = jnp.abs(value) > best
+        following = jnp.where(value < 0, -1, 1).astype(new.dtype) * new + 0.3 * length * w
+        following = jnp.where(length > 0, following, w)
+        return (following, jnp.where(better, jnp.abs(value), best), jnp.where(better, w, best_w)), None
+
+    zero = jnp.zeros((), objective.dtype)
+    (_, best, w), _ = jax.lax.scan(iterate, (start, zero, start / jnp.linalg.norm(start)), None, length=steps)
+    return best, w
+
+
+@jax.jit
+def measure(
+    objective: Objective, following: Following, theta: Float[Array, " p"], eigenvector: Float[Array, " p"],
+    predicted: PredictedState,
+) -> tuple[Following, dict[str, Array]]:  # fmt: skip
+    """Measure spectrum, tensor norms, non-worst-case ratios, the loss along u and the exact loss at θ† + v*.
+
+    ``theta`` is θ† at time t, ``eigenvector`` a start for its leading eigenvector, ``predicted`` the prediction there.
+    Returns the next warm starts, and the variables on ``stride`` (:mod:`eoslib.trajectories.variables`) by name.
+    """
+    geometry = local_geometry(objective, theta, eigenvector)
+    u = geometry.eigenvector
+    vectors = following.vectors.at[0].set(u)
+    pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), vectors, tolerance=1e-2, max_products=60 * PAIRS)
+    length = jnp.linalg.norm(geometry.perpendicular)  # zero on a quadratic loss
+    sharpening = jnp.where(length > 0, geometry.perpendicular / length, 0)
+    rho3, third = tensor_norm(objective, theta, following.third + 0.1 * sharpening, 3)
+    fourth = jnp.where(jnp.all(following.fourth == 0), u + sharpening, following.fourth)
+    rho4, fourth = tensor_norm(objective, theta, fourth, 4)
+    across, downhill = (w - inner(u, w) * u for w in (predicted.carried, geometry.gradient))
+    across, downhill = across / jnp.linalg.norm(across), downhill / jnp.linalg.norm(downhill)
+    along_v, along_gradient = objective.cubic(theta, across), objective.cubic(theta, downhill)
+    delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
+    offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
+    v = predicted.carried + (predicted.x - inner(u, predicted.carried)) * u
+    shifted = local_geometry(objective, theta + v.astype(theta.dtype), following.shifted, tolerance=1e-2)
+    values = {
+        "eigenvalues": pairs.values, "rho3": rho3, "rho4": rho4,
+        "third_along_v": jnp.linalg.norm(along_v.third) / rho3,
+        "third_along_gradient": jnp.linalg.norm(along_gradient.third) / rho3,
+        "curvature_along_v": jnp.abs(inner(across, along_v.hvp)) / jnp.abs(pairs.values[0]),
+        "profile": jax.lax.map(lambda x: objective.loss(theta + (x * u).astype(theta.dtype)), offsets),
+        "profile_offset": offsets, "exact_predicted_loss": shifted.loss, "exact_predicted_sharpness": shifted.sharpness,
+    }  # fmt: skip
+    return Following(pairs.vectors, third, fourth, shifted.eigenvector), values

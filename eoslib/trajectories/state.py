@@ -1,0 +1,134 @@
+"""All trajectories at one step, and the step that advances them together.
+
+Gradient descent, the constrained trajectory and the predictions advance step by step, the flow one interval ahead.
+Everything here is traced; loops over chunks, progress bars and data sets are those of :mod:`eoslib.trajectories.track`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eoslib.constrained import ConstrainedState, constrained_step
+from eoslib.objective import Objective, inner
+from eoslib.rules import GradientDescent
+from eoslib.stable_set import project, violation
+from eoslib.trajectories import programs, variables
+from eoslib.trajectories.descent import DescentState, gradient_descent_step
+from eoslib.trajectories.flow import FlowState, flow_start, flow_step, interpolation
+from eoslib.trajectories.prediction import PredictedState, generalized_predicted_step, predicted_step
+
+
+class TrackState(NamedTuple):
+    """All trajectories at one step; a checkpoint is this and the records so far."""
+
+    descent: DescentState
+    flow: FlowState
+    constrained: ConstrainedState
+    predicted: PredictedState
+    generalized: Float[Array, " p"]  # v of the generalized prediction
+    transported: Float[Array, " p"]  # ∏(I − η∇²L)P⊥ ∇S_s⊥ for the last s
+    transported_beta: Float[Array, ""]  # β_s
+    started: Array  # whether the predictions run on their own
+    last_y: Float[Array, ""]
+    step: Array
+
+
+class Options(NamedTuple):
+    """What a track records besides its core."""
+
+    flow: bool = True  # whether gradient flow is followed (about one gradient per step)
+    generalized: bool = False  # whether the generalized prediction is (two gradients per step)
+    transport: int = 0  # period of the transported products β_{s→t}, in steps (one gradient per step); 0: none
+    restart: bool = False  # whether the predictions start afresh from gradient descent once a cycle (where y turns > 0)
+    start: float = 0.1  # the predictions start where |x| first exceeds this fraction of δ: below, x is rounding
+    kick: float = 0.0  # θ is moved along u by this fraction of δ (not for the flow, which would undo it within a step)
+    chunk: int = 25  # steps between looks at the host, and the flow's interval
+    strided: int = 0  # steps between the costly measurements of the assumptions, a multiple of chunk; 0: none
+
+
+DEFAULT = Options()
+
+
+@jax.jit
+def start(objective: Objective, rule: GradientDescent, theta, eigenvector, kick) -> tuple[TrackState, Array]:
+    """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†."""
+    projection = project(objective, theta, eigenvector, rule)
+    geometry, u = projection.geometry, projection.geometry.eigenvector
+    delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
+    kicked = theta + (kick * delta * u).astype(theta.dtype)
+    v = (kicked - projection.theta).astype(objective.dtype)
+    state = TrackState(
+        descent=DescentState(kicked, u, u), flow=flow_start(objective, theta, u),
+        constrained=ConstrainedState.at(projection.theta, u), predicted=PredictedState(v, inner(u, v)), generalized=v,
+        transported=geometry.perpendicular, transported_beta=geometry.beta, started=jnp.zeros((), bool),
+        last_y=jnp.zeros((), objective.dtype), step=jnp.zeros((), jnp.int32),
+    )  # fmt: skip
+    return state, projection.status
+
+
+def step(objective: Objective, rule: GradientDescent, state: TrackState, options: Options, flow_at=None):
+    """Advance every trajectory but the flow, whose (θ, L) is ``flow_at(step)``; return the state and the variables."""
+    before = (state.descent.theta - state.constrained.theta).astype(objective.dtype)
+    locked = ~state.started
+    carried, generalized = (jnp.where(locked, before, v) for v in (state.predicted.carried, state.generalized))
+    vs = [carried, *[generalized][: options.generalized], *[state.transported][: bool(options.transport)]]
+    constrained, record = constrained_step(objective, rule, state.constrained, jnp.stack(vs))
+    geometry = record.geometry
+    v = (state.descent.theta - record.theta).astype(objective.dtype)
+    x, y = inner(geometry.eigenvector, v), inner(geometry.perpendicular, v)
+    linear = geometry.sharpness + inner(geometry.sharpness_gradient, v)
+    predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
+    predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
+    general = ratio = flow = None
+    if options.generalized:
+        generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
+    transported, beta = state.transported, state.transported_beta
+    if options.transport:
+        ratio = inner(geometry.perpendicular, transported) / beta
+        along, fresh = inner(geometry.eigenvector, transported), state.step % options.transport == 0
+        image = record.products[-1] - along * geometry.hvp
+        moved = transported - along * geometry.eigenvector - rule.learning_rate * image
+        transported, beta = jnp.where(fresh, geometry.perpendicular, moved), jnp.where(fresh, geometry.beta, beta)
+    if options.flow:
+        if flow_at is None:
+            raise ValueError("options.flow needs flow_at, the flow's (θ, L) at a step; got None")
+        flow = flow_at(state.step)
+    descent, measured = gradient_descent_step(objective, rule, state.descent)
+    moment = variables.Moment(
+        state.descent.theta, measured, record, geometry, violation(geometry, rule), v, x, y, linear,
+        geometry.sharpness + y, prediction, state.started, general, flow, ratio,
+    )  # fmt: skip
+    started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
+    if options.restart:
+        started = started & ~((state.last_y < 0) & (y >= 0))
+    following = TrackState(
+        descent, state.flow, constrained, predicted, generalized, transported, beta, started, y, state.step + 1
+    )
+    return following, variables.values(moment)
+
+
+_flow = jax.jit(flow_step)
+
+
+@jax.jit(static_argnames=("steps", "options"))
+def _steps(objective: Objective, rule: GradientDescent, state: TrackState, before: FlowState, steps, options):
+    """So many steps of everything but the flow, which has gone ahead."""
+    flow_at = interpolation(rule, before, state.flow, state.step, steps) if options.flow else None
+    return jax.lax.scan(lambda s, _: step(objective, rule, s, options, flow_at), state, None, length=steps)
+
+
+def advance(objective: Objective, rule: GradientDescent, state: TrackState, steps: int, options: Options = DEFAULT):
+    """Advance the flow over so many steps at once, then all others step by step.
+
+    Returns the state, the variables of every step (each of shape (steps,)), and those of the interval.
+    """
+    before, interval = state.flow, {}
+    if options.flow:
+        flow, record = programs.run(_flow, objective, rule, before, steps)
+        state, interval = state._replace(flow=flow), {f"flow_{name}": value for name, value in record._asdict().items()}
+    state, series = programs.run(_steps, objective, rule, state, before, steps=steps, options=options)
+    return state, series, interval

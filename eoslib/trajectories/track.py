@@ -1,0 +1,161 @@
+"""Whole tracks: find the instability, advance every trajectory from there, and keep what is recorded as a data set.
+
+Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures
+the assumptions (:mod:`eoslib.trajectories.assumptions`) and saves a checkpoint.  Positions are float64, derivatives as
+the objective says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from eoslib.objective import Objective
+from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
+from eoslib.stable_set import ProjectionStatus
+from eoslib.trajectories import assumptions, programs, variables
+from eoslib.trajectories.approach import EdgeStatus, find_instability
+from eoslib.trajectories.state import DEFAULT, Options, advance, start
+
+
+def track_from(
+    objective: Objective, theta: Float[Array, " p"], eigenvector: Float[Array, " p"], rule: GradientDescent | float,
+    *, steps: int, options: Options = DEFAULT, progress: bool = True, restore: Callable | None = None,
+    save: Callable | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """Advance all trajectories together from a point at the edge.
+
+    Args:
+        objective: The loss.
+        theta: Point (p,) where S first reached 2/η; gradient descent and flow start there, θ† at its projection onto M.
+        eigenvector: Start (p,) for the leading eigenvector.
+        rule: Update rule, or the step size η of gradient descent.
+        steps: Steps to record.
+        options: What to record besides the core.
+        progress: Whether to draw a progress bar (on standard error).
+        restore: Called with the state's structure; gives the last checkpoint (state, records), or None.
+        save: Called after each chunk with (state, records).
+
+    Returns:
+        Dataset with the per-step series on ``t``, the flow's on ``interval`` and the diagnostics' on ``stride``; NaN
+        from where a curve ended.  Attributes ``ended_<curve>`` hold that step (−1: it did not end), and
+        ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: never, or not measured).
+
+    Raises:
+        ValueError: if η or ``steps`` is not positive, θ has the wrong shape or dtype, or ``options`` are inconsistent.
+    """
+    rule = resolve(rule)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps!r}")
+    if options.chunk < 1 or options.strided % options.chunk:
+        raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
+    with jax.enable_x64(True):
+        theta, eigenvector = objective.position(theta), jnp.asarray(eigenvector, objective.dtype)
+        state, status = programs.run(start, objective, rule, theta, eigenvector, options.kick)
+        if int(status) == ProjectionStatus.NOT_FINITE:
+            raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
+        extras = assumptions.start(state.constrained.eigenvector) if options.strided else None
+        records: dict[str, list] = {}
+        if restore is not None and (found := restore((state, extras))) is not None:
+            (state, extras), records = found
+
+        def keep(values):
+            for name, value in values.items():
+                records.setdefault(name, []).append(np.asarray(value, np.float64))
+
+        with tqdm(total=steps, initial=int(state.step), desc="tracking", disable=not progress, leave=False) as bar:
+            while (done := int(state.step)) < steps:
+                if options.strided and done % options.strided == 0:
+                    where = state.constrained.theta, state.constrained.eigenvector
+                    extras, values = programs.run(assumptions.measure, objective, extras, *where, state.predicted)
+                    keep(values)
+                length = min(options.chunk, steps - done)
+                state, series, interval = advance(objective, rule, state, length, options)
+                keep(series | interval)
+                if save is not None:
+                    save((state, extras), records)
+                bar.update(length)
+                sharpness, off = float(series["constrained_sharpness"][-1]), float(series["violation"].max())
+                bar.set_postfix_str(f"S† = {sharpness:.5g} of {rule.edge:.5g}, violation {off:.1e}")
+        return dataset(records, rule, options)
+
+
+def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options: Options = DEFAULT) -> xr.Dataset:
+    """Return the records of a track as a data set, every variable described, with the steps at which curves ended."""
+    dims = {name: variables.get(name).dims for name in records}
+    joined = {name: np.concatenate(v) if dims[name] == ("t",) else np.stack(v) for name, v in records.items()}
+    data = xr.Dataset({name: (dims[name], values) for name, values in joined.items()})
+    for dimension, stride in (("t", 1), ("interval", options.chunk), ("stride", options.strided)):
+        if dimension in data.sizes:
+            data = data.assign_coords({dimension: np.arange(data.sizes[dimension]) * stride})
+    for curve in ("gd", "flow", "constrained", "predicted"):
+        if f"{curve}_loss" in data:
+            bad = ~np.isfinite(data[f"{curve}_loss"].values)
+            data.attrs[f"ended_{curve}"] = int(bad.argmax()) if bad.any() else -1
+    late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge if "eigenvalues" in data else np.zeros(1, bool)
+    until = int(late.argmax()) * options.strided if late.any() else -1
+    attributes = {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
+    return variables.describe(data.assign_attrs(attributes))
+
+
+def track(
+    loss_fn: Callable, params, batch=None,
+    *, learning_rate: GradientDescent | float, steps: int, edge_steps: int = 10_000, micro_batch: int | None = None,
+    options: Options = DEFAULT, seed: int = 0, progress: bool = True,
+) -> xr.Dataset:  # fmt: skip
+    """Train any model to the edge of stability and track gradient descent, flow, θ† and the prediction from there.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch) -> scalar``, the full-batch mean loss (``loss_fn(params)`` without a batch).
+        params: Pytree of floating-point arrays to start from.
+        batch: Pytree of arrays with a common leading axis.
+        learning_rate: Step size η of gradient descent, or an update rule.
+        steps: Steps to record from the instability on.
+        edge_steps: Steps allowed to reach it.
+        micro_batch: Samples evaluated at once.
+        options: What to record besides the core.
+        seed: Seed of the first eigen-solve.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        Dataset of :func:`track_from` joined with the approach (``approach_loss`` on ``approach_step``, ``check_*`` on
+        ``check``); attributes ``status`` (worded) and ``instability_step``.  Where the edge is not reached, it holds
+        the approach alone.
+
+    Raises:
+        ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
+            :func:`~eoslib.trajectories.approach.find_instability`.
+    """
+    with jax.enable_x64(True):
+        objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
+        theta = objective.ravel(params)
+    shared = {"steps": steps, "options": options, "progress": progress}
+    return run(objective, theta, learning_rate, edge_steps=edge_steps, seed=seed, **shared)
+
+
+def run(
+    objective: Objective, theta, rule: GradientDescent | float,
+    *, steps: int, edge_steps: int, seed: int = 0, progress: bool = True, approach=None, **tracking,
+) -> xr.Dataset:  # fmt: skip
+    """Approach the edge, unless given the ``approach``, then :func:`track_from` there if it was reached.
+
+    ``tracking`` holds further arguments of the latter; see :func:`track` for the result.
+    """
+    rule = resolve(rule)
+    if approach is None:
+        approach = find_instability(objective, theta, rule, max_steps=edge_steps, seed=seed, progress=progress)
+    checks = {f"check_{name}": ("check", values) for name, values in approach.checks.items()}
+    losses = {"approach_loss": ("approach_step", approach.loss.astype(np.float64))}
+    data = xr.Dataset(losses | checks, coords={"approach_step": np.arange(approach.loss.size)})
+    if approach.status in (EdgeStatus.REACHED, EdgeStatus.AT_START) and steps:
+        where = approach.theta, approach.eigenvector
+        tracked = track_from(objective, *where, rule, steps=steps, progress=progress, **tracking)
+        data = data.merge(tracked, combine_attrs="override").assign_attrs(tracked.attrs)
+    attributes = {"status": approach.status.message, "instability_step": approach.step}
+    return variables.describe(data).assign_attrs(**attributes, learning_rate=rule.learning_rate, edge=rule.edge)

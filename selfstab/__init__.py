@@ -1,0 +1,1 @@
+"""The companion: the experiments, runs, records and pages of the book on self-stabilization."""

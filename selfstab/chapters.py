@@ -1,0 +1,90 @@
+"""Which chapter draws on which runs: the one table that the task graph and the chapters share.
+
+Nothing here imports JAX.
+
+>>> [run.key("quick", seed=0) for run in runs("04_constrained_trajectory", "quick")]
+['mlp-cifar10--eta0.02--seed0']
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from selfstab import settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that a chapter draws on: a named experiment, possibly at another η, and an offset to the seed.
+
+    Further seeds are drawn at the scales named alone: at test scale one is enough, at paper scale one is affordable.
+    """
+
+    name: str
+    learning_rate: dict[str, float] | None = None
+    seed_offset: int = 0
+    scales: tuple[str, ...] = settings.SCALES
+
+    def setting(self, scale: str) -> settings.Setting:
+        """Return its setting at a scale."""
+        return settings.get(
+            self.name, scale, **({"learning_rate": self.learning_rate[scale]} if self.learning_rate else {})
+        )
+
+    def key(self, scale: str, seed: int) -> str:
+        """Return its name at a scale, for the seed that the whole build was asked for."""
+        return self.setting(scale).key(seed + self.seed_offset)
+
+
+def _rates(name: str, **rates: tuple[float, ...]) -> tuple[Run, ...]:
+    """Runs of one experiment that differ in η: so many rates for each scale at which they are drawn on."""
+    columns = zip(*rates.values(), strict=True)
+    return tuple(Run(name, dict(zip(rates, column)), scales=tuple(rates)) for column in columns)
+
+
+def _seeds(name: str, count: int = 5) -> tuple[Run, ...]:
+    """All but the first of so many seeds, at quick scale: at the others one run of an experiment is enough."""
+    return tuple(Run(name, seed_offset=offset, scales=("quick",)) for offset in range(1, count))
+
+
+#: Largest first.  At paper scale ten classes, whose runs the other chapters draw on too.
+_SEVERAL_RATES = (
+    *_rates("mlp-cats-dogs", test=(0.06, 0.05, 0.04), quick=(0.02, 0.01, 0.005)),
+    *_rates("mlp-cifar10", paper=(0.04, 0.02, 0.015, 0.01)),
+)
+
+# Minutes of compiling even at quick scale, all but the first.
+_OTHER_NETWORKS = (
+    Run("cnn-cifar10", scales=("quick", "paper")),
+    Run("resnet18-cifar10", scales=("paper",)),
+    Run("transformer-sst2", scales=("paper",)),
+)
+
+#: Which runs each chapter draws on; the task graph and the chapters read the same table.
+RUNS: dict[str, tuple[Run, ...]] = {
+    "01_progressive_sharpening": _SEVERAL_RATES,
+    "02_edge_of_stability": _SEVERAL_RATES,
+    "03_self_stabilization": (Run("mlp-cifar10"),),
+    "04_constrained_trajectory": (Run("mlp-cifar10"),),
+    "05_predicted_dynamics": (Run("mlp-cifar10"), *_OTHER_NETWORKS),
+    "06_beyond_the_cubic": (Run("mlp-cats-dogs-logistic"), Run("mlp-cifar10-cross-entropy")),
+    "07_assumptions": (Run("mlp-cifar10"),),
+    "08_settings": (
+        *_SEVERAL_RATES,
+        *_seeds("mlp-cats-dogs"),
+        Run("mlp-cats-dogs", scales=("paper",)),
+        Run("mlp-cifar10", scales=("test", "quick")),
+        *_seeds("mlp-cifar10"),
+        *(Run(f"mlp-cats-dogs-{activation}", scales=("quick",)) for activation in settings.ACTIVATIONS[1:]),
+        Run("mlp-cats-dogs-logistic"),
+        *_rates("mlp-cats-dogs-logistic", quick=(0.08, 0.03)),
+        Run("mlp-cifar10-cross-entropy"),
+        *_rates("mlp-cifar10-cross-entropy", quick=(0.08,)),
+        *_OTHER_NETWORKS,
+    ),
+}
+
+
+def runs(chapter: str, scale: str) -> tuple[Run, ...]:
+    """Return the runs that a chapter draws on at a scale; none where :data:`RUNS` does not name it."""
+    return tuple(run for run in RUNS.get(chapter, ()) if scale in run.scales)

@@ -1,0 +1,219 @@
+"""A chapter's page: what its notebook shows and records."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from IPython.display import Markdown, display
+
+from selfstab import chapters, settings
+from selfstab.page.points import plotted_points
+from selfstab.page.style import style
+from selfstab.records.claims import SIGNS, judge
+from selfstab.records.paths import results_root
+from selfstab.records.store import FIGURE_FILES, PROVENANCE_FIELDS, write_json
+from selfstab.records.words import number, recording_note, summarize_verdicts
+from selfstab.runs import compute, files
+from selfstab.runs.provenance import environment, now
+from selfstab.source import numerical_digest
+
+
+class Page:
+    """What one notebook shows and records; :meth:`close` writes ``results/<scale>/records/<notebook>.json``.
+
+    Args:
+        notebook: Stem of the notebook's file.
+        scale: ``"test"``, ``"quick"`` or ``"paper"``; another is a ValueError.
+        seed: Seed of its runs.
+    """
+
+    def __init__(self, notebook: str, *, scale: str, seed: int = 0):
+        settings.check_known("scale", scale, settings.SCALES)
+        self.notebook, self.scale, self.seed = notebook, scale, int(seed)
+        self.folder = results_root() / scale
+        self.begun = time.perf_counter()
+        self.claims: list[dict] = []
+        self.figures: list[dict] = []
+        style()
+
+    def runs(self, *names: str) -> list[xr.Dataset]:
+        """Load the chapter's runs of some experiments; one whose file is absent or stale is computed, and says so.
+
+        Raises:
+            ValueError: on a name that :data:`selfstab.chapters.RUNS` lists for this chapter at no scale.
+        """
+        listed = tuple(dict.fromkeys(run.name for run in chapters.RUNS.get(self.notebook, ())))
+        for name in names:
+            settings.check_known(f"run of chapter {self.notebook}", name, listed)
+        found = []
+        for run in chapters.runs(self.notebook, self.scale):
+            if run.name in names:
+                setting, seed = run.setting(self.scale), self.seed + run.seed_offset
+                if why := files.stale(setting, seed):
+                    print(f"Computing {setting.key(seed)} at {self.scale} scale: {why}.")
+                found.append(compute.load_or_run(setting, seed))
+        return found
+
+    def provenance(self, runs: Sequence[xr.Dataset]) -> dict:
+        """Return where a figure's numbers come from: its runs, each value once; without runs, the notebook itself."""
+        here = environment() | {"scale": self.scale, "seed": self.seed, "seconds": time.perf_counter() - self.begun}
+        here |= {"library_digest": numerical_digest(), "data_hash": "no data", "date": now()}
+        origins = [run.attrs for run in runs] or [here]
+        found = {name: ", ".join(dict.fromkeys(str(origin[name]) for origin in origins)) for name in here}
+        found |= {
+            "setting": [run.attrs["key"] for run in runs],
+            "seed": sorted({int(origin["seed"]) for origin in origins}),
+            "versions": json.loads(origins[0]["versions"]),
+            "seconds": round(sum(float(origin["seconds"]) for origin in origins), 1),
+        }
+        return {name: found[name] for name in PROVENANCE_FIELDS}
+
+    def figure(
+        self, fig, id: str, *, caption: str, alt: str, runs: Sequence[xr.Dataset] = (), above: str | None = None
+    ) -> None:
+        """Save a figure as SVG, PDF, PNG and CSV, record it with its caption and provenance, show it, and close it.
+
+        Args:
+            fig: The matplotlib figure.
+            id: Short name, unique in the book.
+            caption: To be read alone: what is drawn, and what it shows (MyST).  Where the runs are of another scale
+                than the page's, how they were recorded is added.
+            alt: What is seen, for a reader who does not see it.
+            runs: Run datasets it was drawn from.
+            above: What stands in small letters above the panels, after the scale of the runs; None: nothing.
+
+        Raises:
+            ValueError: if the id is taken, or caption or alt text have fewer than five words.
+        """
+        if any(known["id"] == id for known in self.figures):
+            raise ValueError(f"figure id {id!r} is already used in {self.notebook}")
+        if len(caption.split()) < 5 or len(alt.split()) < 5:
+            raise ValueError(f"figure {id!r} needs a caption and an alt text of at least five words each")
+        scale = runs[0].attrs["scale"] if runs else self.scale
+        if scale != self.scale:
+            caption += f" {recording_note(*runs)}"
+        if above is not None:
+            words = f"{scale} scale{' (recorded)' * (scale != self.scale)}{above}"
+            fig.suptitle(words, fontsize=9, x=0.01, ha="left", color="#555555")
+        folder = self.folder / "figures" / self.notebook
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
+        fig.savefig(files["svg"], metadata={"Date": None})
+        fig.savefig(files["pdf"], metadata={"CreationDate": None})
+        fig.savefig(files["png"], dpi=120)  # the first page stays under a megabyte; the SVG is beside it
+        with open(files["csv"], "w", newline="", encoding="utf-8") as handle:
+            table = csv.writer(handle, lineterminator="\n")
+            table.writerow(("panel", "curve", "x", "y"))
+            table.writerows((panel, curve, f"{x:.7g}", f"{y:.7g}") for panel, curve, x, y in plotted_points(fig))
+        plt.close(fig)
+        record = {"id": id, "notebook": self.notebook}
+        record |= {kind: str(file.relative_to(self.folder)) for kind, file in files.items()}
+        record |= {"caption": " ".join(caption.split()), "alt": " ".join(alt.split())}
+        self.figures.append(record | {"provenance": self.provenance(runs)})
+        encoded = base64.b64encode(files["png"].read_bytes()).decode()
+        shown = {"image/png": encoded, "text/plain": f"Figure {id}: {record['alt']}"}
+        display(shown, raw=True, metadata={"eoslib": {"figure": id}})
+
+    def say(self, text: str) -> None:
+        """Show a sentence whose numbers were computed (MyST Markdown)."""
+        display(Markdown(text))
+
+    def table(self, head: str, rows: Iterable[Sequence], *, before: str = "", after: str = "") -> None:
+        """Show a table of rows, and a paragraph before and after it (MyST Markdown); ``head`` is ``one | two | …``."""
+        heads = head.split(" | ")
+        lines = (" | ".join(map(str, cells)) for cells in (heads, ["---"] * len(heads), *rows))
+        self.say("\n\n".join(filter(None, (before, "\n".join(f"| {line} |" for line in lines), after))))
+
+    def claim(
+        self,
+        id: str,
+        sentence: str,
+        *,
+        quantity: str,
+        predicted: float,
+        measured: float,
+        tolerance: float,
+        reason: str,
+        spread: float = 0.0,
+        relation: str = "equals",
+        paper: str = "",
+        show: bool = True,
+    ) -> None:
+        """Record a claim with its verdict, and show it.
+
+        Args:
+            id: Short name, unique in the book.
+            sentence: The claim in words.
+            quantity: What was measured, with its unit.
+            predicted: Value that theory gives.
+            measured: Value that the runs give.
+            tolerance: Largest deviation at which the claim holds.
+            reason: Where the tolerance comes from.
+            spread: Half range (or interval) of the measured value over seeds, settings or time.
+            relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should stand to predicted.
+            paper: What the paper says, where it says it in words.
+            show: Whether to print a line with the verdict.
+
+        Raises:
+            ValueError: if the id is taken, the relation unknown or the tolerance negative.
+        """
+        if any(known["id"] == id for known in self.claims):
+            raise ValueError(f"claim id {id!r} is already used in {self.notebook}")
+        record = {"id": id, "notebook": self.notebook, "sentence": " ".join(sentence.split()), "quantity": quantity}
+        record |= judge(relation, predicted, measured, spread, tolerance)
+        record |= {"reason": " ".join(reason.split()), "relation": relation, "scale": self.scale, "seed": self.seed}
+        self.claims.append(record | {"paper": paper})
+        if show:
+            sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
+            measure = quantity.replace("*", r"\*")  # as in v*
+            self.say(
+                f"**{SIGNS[record['verdict']]} The claim {record['verdict']}.** {record['sentence']} *{measure}*: "
+                f"predicted {sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
+                f"tolerance {number(tolerance)}: {record['reason']})."
+            )
+
+    def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
+        """Return a :meth:`claim` for recorded runs: what they give is added to the claim of that id.
+
+        Raises:
+            ValueError: from the function returned, on a claim not made before, of another relation, or judged before.
+        """
+
+        def record(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", **words):
+            claim = next((known for known in self.claims if known["id"] == id), None)
+            if claim is None or claim["relation"] != relation or "recorded" in claim:
+                raise ValueError(f"claim {id!r} must be made once by `claim` first, with the relation {relation!r}")
+            claim["recorded"] = judge(relation, predicted, measured, spread, tolerance) | {
+                "scale": runs[0].attrs["scale"],
+                "runs": [run.attrs["key"] for run in runs],
+            }
+
+        return record
+
+    def close(self) -> None:
+        """Show the verdict on this page's claims, and write the records of this notebook in one stroke."""
+        if self.claims:
+            self.say(self._verdict())
+        record = {"notebook": self.notebook, "scale": self.scale, "seed": self.seed}
+        record |= {
+            "seconds": round(time.perf_counter() - self.begun, 1),
+            "claims": self.claims,
+            "figures": self.figures,
+        }
+        record |= {"environment": environment()}
+        write_json(self.folder / "records" / f"{self.notebook}.json", record)
+
+    def _verdict(self) -> str:
+        """How many of the claims hold, and the sentence of each that does not; then the same for the recorded runs."""
+        where = f"at {self.scale} scale, seed {self.seed}"
+        summary = "**Verdict.** " + summarize_verdicts(self.claims, "of this page", where)
+        if again := [claim | claim["recorded"] for claim in self.claims if "recorded" in claim]:
+            runs = ", ".join(dict.fromkeys(f"`{run}`" for claim in again for run in claim["runs"]))
+            summary += " On the recorded runs: " + summarize_verdicts(again, "that they can judge", runs)
+        return summary

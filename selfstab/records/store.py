@@ -1,0 +1,134 @@
+"""The records' files: one of each notebook, gathered into the two of a scale that the book, its tests and readers load.
+
+A notebook writes ``results/<scale>/records/<notebook>.json``; :func:`collect` merges those into ``claims.json`` and
+``figures.json``, and :func:`load` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+
+from selfstab.records.claims import CLAIM_FIELDS
+from selfstab.records.paths import build_scale, results_root
+
+#: What a figure is kept as: two vector formats, a picture, and the numbers that it draws.
+FIGURE_FILES = ("svg", "pdf", "png", "csv")
+FIGURE_FIELDS = ("id", "notebook", *FIGURE_FILES, "caption", "alt", "provenance")
+PROVENANCE_FIELDS = (
+    "setting", "scale", "seed", "commit", "library_digest", "versions", "device", "threads", "seconds",
+    "data_hash", "date",
+)  # fmt: skip
+FIELDS = {"claims": CLAIM_FIELDS, "figures": FIGURE_FIELDS}
+
+
+class RecordError(ValueError):
+    """Records are absent or not of the agreed form; the message says what to do."""
+
+
+def write_json(target: Path, content) -> None:
+    """Write JSON in one stroke: a reader sees the old file, or the new one, never a part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, target)
+
+
+def _check(entries: Iterable[dict], fields: Iterable[str], where: str) -> None:
+    for entry in entries:
+        if missing := [field for field in fields if field not in entry]:
+            raise RecordError(f"{where} {entry.get('id', '?')!r} lacks {', '.join(missing)}")
+
+
+def check_record(record: dict) -> None:
+    """Check that a notebook's record has every field of claims, figures and provenance.
+
+    Raises:
+        RecordError: where a field is missing, naming notebook, entry and field.
+    """
+    for kind, fields in FIELDS.items():
+        _check(record[kind], fields, f"{record['notebook']}: {kind}")
+    origins = [{"id": figure["id"]} | figure["provenance"] for figure in record["figures"]]
+    _check(origins, PROVENANCE_FIELDS, f"{record['notebook']}: provenance of")
+
+
+def collect(scale: str) -> tuple[list[dict], list[dict]]:
+    """Merge the notebooks' records of a scale into ``claims.json`` and ``figures.json``; return both lists.
+
+    Raises:
+        RecordError: if a record breaks the schema, or two notebooks use one id.
+    """
+    folder = results_root() / scale
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / "records").glob("*.json"))]
+    gathered = {kind: [entry for record in records for entry in record[kind]] for kind in FIELDS}
+    for kind, entries in gathered.items():
+        ids = [entry["id"] for entry in entries]
+        if twice := sorted({id for id in ids if ids.count(id) > 1}):
+            raise RecordError(f"{kind} ids used by two notebooks: {', '.join(twice)}")
+    for record in records:
+        check_record(record)
+    for kind, entries in gathered.items():
+        write_json(folder / f"{kind}.json", entries)
+    return gathered["claims"], gathered["figures"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Claims and figures of one scale, in the order in which the notebooks recorded them."""
+
+    scale: str  # "test", "quick" or "paper"
+    folder: Path  # where they were read from: results/<scale>
+    claims: list[dict]  # each with at least CLAIM_FIELDS
+    figures: list[dict]  # each with at least FIGURE_FIELDS
+
+    def figure_file(self, figure: dict, kind: str) -> Path:
+        """Return a file of a figure, of a kind in :data:`FIGURE_FILES`.
+
+        Raises:
+            RecordError: where the record names a file that is not there.
+        """
+        path = self.folder / "figures" / figure["notebook"] / f"{figure['id']}.{kind}"
+        if not path.is_file():
+            raise RecordError(f"the record of figure {figure['id']!r} names {path}, which is absent: run `make book`")
+        return path
+
+
+def load(scale: str | None = None, root: Path | None = None) -> Records:
+    """Load the gathered records of a scale (of the build's where none is given) from under the root of all results.
+
+    Raises:
+        RecordError: where a file is absent or malformed, naming it and saying what to run.
+    """
+    scale = scale or build_scale()
+    folder = (root or results_root()) / scale
+    return Records(scale, folder, *(_read(folder / f"{kind}.json", kind) for kind in FIELDS))
+
+
+def _read(path: Path, kind: str) -> list[dict]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(
+            f"{path} is not there: the notebooks have not run at this scale. Run `make book` (it runs them first), "
+            "or set EOSLIB_BOOK_SCALE and EOSLIB_RESULTS to records that exist."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is not valid JSON ({error}); delete it and run `make book`") from None
+    if not isinstance(entries, list):
+        raise RecordError(f"{path} must hold a list, got {type(entries).__name__}")
+    _check(entries, FIELDS[kind], f"{path}: {kind}")
+    return entries
+
+
+def recorded_seconds(root: Path) -> float:
+    """Return the computing time of all runs recorded at paper scale, under the root of all results."""
+    seconds = 0.0
+    for file in (root / "paper").glob("*.nc"):
+        with h5py.File(file) as run:
+            seconds += run.attrs["seconds"].item()
+    return seconds

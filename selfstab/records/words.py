@@ -1,0 +1,137 @@
+"""The wording that pages, captions and chapters share: numbers, durations, plurals, provenance, verdicts."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from selfstab.records.claims import SIGNS, holds
+
+
+def escaped(text: str) -> str:
+    r"""Return plain text in a form that MyST shows unchanged.
+
+    >>> print(escaped("A_b*"))
+    A\_b\*
+    """
+    return re.sub(r"([\\`*_{}\[\]<>$#|~^])", r"\\\1", text)
+
+
+def plural(count: int | str, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "thread"), plural("2, 4", "thread")
+    ('1 thread', '2, 4 threads')
+    """
+    return f"{count} {noun}{'' if str(count) == '1' else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for a reader.
+
+    >>> duration(3.21), duration(41.4), duration(200), duration(7500)
+    ('3.2 s', '41 s', '3 min 20 s', '2 h 5 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def number(value: float, digits: int = 3) -> str:
+    r"""Return a number for prose: so many significant digits, and powers of ten as a formula.
+
+    >>> number(0.12345), number(1234.5), number(float("nan"))
+    ('0.123', '1234', 'not a number')
+    >>> print(number(2e-7))
+    $2.00\times 10^{-7}$
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        return f"{value:.{decimals}f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return rf"${mantissa}\times 10^{{{int(exponent)}}}$"
+
+
+def as_text(value, digits: int = 4) -> str:
+    """Return a recorded value as plain text: so many significant digits of a float, ``–`` where there is none.
+
+    >>> as_text(0.123456), as_text(1234567.0), as_text(3), as_text(None), as_text("never"), as_text(-2e-7)
+    ('0.1235', '1.235 × 10⁶', '3', '–', 'never', '−2 × 10⁻⁷')
+    >>> as_text({"jax": "0.10.2", "seeds": [0, 1]})
+    'jax 0.10.2, seeds 0, 1'
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {as_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(as_text, value))
+    if not isinstance(value, float):
+        return str(value)
+    mantissa, _, exponent = f"{value:.{digits}g}".replace("-", "−").partition("e")
+    if not exponent:
+        return mantissa
+    raised = str(int(exponent.replace("−", "-"))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{raised}"
+
+
+def with_spread(claim: dict) -> str:
+    """Return a claim's measured value and, where there is one, its spread over seeds.
+
+    >>> with_spread({"measured": 1.0371, "spread": 0.0213}), with_spread({"measured": None, "spread": 0.0})
+    ('1.037 ± 0.021', '–')
+    """
+    measured = as_text(claim["measured"])
+    return f"{measured} ± {as_text(claim['spread'], 2)}" if claim["spread"] else measured
+
+
+def provenance_line(provenance: dict, *, full: bool = False) -> str:
+    """Return a figure's scale, seeds, device, time and commit in one line; ``full`` adds the digest of the code."""
+    commit = str(provenance["commit"])
+    facts = [
+        f"{provenance['scale']} scale",
+        f"seed {as_text(provenance['seed'])}",
+        f"{provenance['device']}, {plural(provenance['threads'], 'thread')}",
+        f"{duration(float(provenance['seconds']))} of computing",
+        f"commit {commit if full else commit[:9]}",
+        *([f"library {provenance['library_digest']}"] if full else []),
+    ]
+    return " · ".join(facts)
+
+
+def recording_note(*runs) -> str:
+    """Return a sentence for a caption: scale, steps, computing time and machine of recorded runs (xarray datasets)."""
+    several = len(runs) > 1
+    lengths = {run.sizes.get("t", 0) for run in runs}
+    steps = " to ".join(f"{length:,}" for length in sorted({min(lengths), max(lengths)}))
+    devices, cores = (" or ".join(sorted({str(run.attrs[name]) for run in runs})) for name in ("device", "threads"))
+    minutes = f"{sum(float(run.attrs['seconds']) for run in runs) / 60:.0f}"
+    return (
+        f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {runs[0].attrs['scale']} scale: "
+        f"{steps} steps{' each' if several else ''}, {plural(minutes, 'minute')}{' in all' if several else ''} "
+        f"on {devices} ({plural(cores, 'core')})."
+    )
+
+
+def summarize_verdicts(claims: list[dict], which: str, where: str) -> str:
+    """Return how many of some claims hold, and the sentence of each that does not, as MyST.
+
+    ``which`` says what they are, as in "every claim of this page", and ``where`` what they were judged on.
+    """
+    failing = [claim["sentence"] for claim in claims if not holds(claim)]
+    if not failing:
+        return f"{SIGNS['holds']} Every claim {which} holds ({len(claims)} of {len(claims)}, {where})."
+    return (
+        f"{len(claims) - len(failing)} of {len(claims)} claims {which} hold ({where}). "
+        f"{SIGNS['does not hold']} Not found true: " + " ".join(f"*{sentence}*" for sentence in failing)
+    )

@@ -1,0 +1,1 @@
+"""Runs: their files, their computation and provenance, and what is read off them."""

@@ -1,0 +1,105 @@
+"""Run files: one self-describing netCDF per setting and seed, written in one stroke and checked when loaded."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+import xarray as xr
+
+from eoslib.trajectories import variables
+from eoslib.trajectories.variables import VARIABLES
+from selfstab import settings
+from selfstab.records.paths import results_root
+from selfstab.settings import Setting
+from selfstab.source import numerical_digest
+
+REQUIRED_ATTRIBUTES = (
+    "setting", "setting_digest", "key", "scale", "seed", "library_digest", "versions", "device", "threads", "seconds",
+    "date", "data_hash", "status", "instability_step", "learning_rate", "edge", "commit",
+)  # fmt: skip
+#: A run that never reached its edge has these alone.
+REQUIRED_VARIABLES = tuple(row.name for row in VARIABLES if row.dims in (("approach_step",), ("check",)))
+
+
+class SchemaError(RuntimeError):
+    """A file is not a run file, or not a whole one."""
+
+
+def path(setting: Setting, seed: int) -> pathlib.Path:
+    """Return where the run of a setting and seed lies."""
+    return results_root() / setting.scale / f"{setting.key(seed)}.nc"
+
+
+def write(dataset: xr.Dataset, target: pathlib.Path) -> None:
+    """Write a dataset to netCDF in one stroke: a reader sees the old file, or the new one, never a part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    small = {
+        name: {"zlib": True} | ({"complevel": 5, "dtype": "float32"} if np.issubdtype(data.dtype, np.floating) else {})
+        for name, data in dataset.data_vars.items()
+        if data.ndim
+    }
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=small)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+
+
+def load(file: pathlib.Path) -> xr.Dataset:
+    """Load a run file and check it against the schema.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        SchemaError: if it cannot be read, or lacks a variable or attribute; the message names file and field.
+    """
+    file = pathlib.Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"no run file {file}; `make figures` computes it")
+    try:
+        with xr.open_dataset(file, engine="h5netcdf") as data:
+            data = data.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise SchemaError(f"{file} is not a readable netCDF file ({error}); delete it and run again") from error
+    attributes, names = ("attribute", REQUIRED_ATTRIBUTES, data.attrs), ("variable", REQUIRED_VARIABLES, data.variables)
+    for kind, wanted, there in (attributes, names):
+        if missing := [name for name in wanted if name not in there]:
+            raise SchemaError(f"{file} lacks the {kind} {', '.join(missing)}; delete it and run again")
+    for row in VARIABLES:
+        if row.name in data and data[row.name].dims != row.dims:
+            wrong = f"{row.name} has dimensions {data[row.name].dims}, not {row.dims}"
+            raise SchemaError(f"{file}: {wrong}; delete it and run again")
+    return variables.describe(data)  # files written before the table of variables bear no descriptions
+
+
+def stale(setting: Setting, seed: int) -> str | None:
+    """Return why the run of a setting and seed must be computed (in words), or None where its file serves."""
+    file = path(setting, seed)
+    if not file.exists():
+        return "there is no file yet"
+    try:
+        attributes = load(file).attrs
+    except SchemaError as error:
+        return str(error)
+    if attributes["setting_digest"] != setting.digest():
+        return "its setting changed"
+    if attributes["library_digest"] != numerical_digest():
+        return "the numerical code changed"
+    return None
+
+
+def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
+    """Return the recorded paper-scale run of an experiment, whatever code made it (its attributes say), or None."""
+    file = path(settings.get(name, "paper", **overrides), seed)
+    return load(file) if file.exists() else None
+
+
+def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
+    """Return all recorded paper-scale runs, or those of one experiment: by name, the largest η first."""
+    runs = [load(file) for file in (results_root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
+    return sorted(runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"]))

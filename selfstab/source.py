@@ -1,0 +1,92 @@
+"""The code behind something, found from its imports, and digests of it; nothing here imports JAX.
+
+A digest decides whether what was computed still serves.  Comments, docstrings and layout do not count.
+
+>>> "eoslib.objective" in behind("eoslib.geometry")
+True
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable
+
+#: Where the two packages lie; their folders bear their names.
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("eoslib", "selfstab")
+#: Modules that decide numbers only through a setting, which has a digest of its own.
+SETTINGS = ("selfstab.settings",)
+
+
+def file_of(module: str, root: pathlib.Path = ROOT) -> pathlib.Path | None:
+    """Return the file of a module of the packages, given by its dotted name, or None where there is none."""
+    place = root.joinpath(*module.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def imports(source: str, root: pathlib.Path = ROOT) -> set[str]:
+    """Return the modules of the packages that some code imports, anywhere in it, by dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inner if file_of(name, root)}
+            found |= modules | ({node.module} if modules != inner else set())
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] in PACKAGES and file_of(name, root)}
+
+
+def behind(*modules: str, stop: Iterable[str] = (), root: pathlib.Path = ROOT) -> list[str]:
+    """Return some modules and all that they import, directly or not, sorted.
+
+    Args:
+        modules: Dotted names.
+        stop: Modules that are listed, but not searched for what they import.
+        root: The folder in which the packages lie.
+
+    Raises:
+        ValueError: where a module is unknown.
+    """
+    found, ahead = set(), set(modules)
+    while ahead:
+        module = ahead.pop()
+        if (file := file_of(module, root)) is None:
+            raise ValueError(f"no module {module!r} under {root}")
+        found.add(module)
+        if module not in stop:
+            ahead |= imports(file.read_text(encoding="utf-8"), root) - found
+    return sorted(found)
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    def generic_visit(self, node):
+        super().generic_visit(node)
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = body[1:] or [ast.Pass()]
+        return node
+
+
+@functools.cache
+def digest(*modules: str, root: pathlib.Path = ROOT) -> str:
+    """Return a SHA-256 (16 hex digits) of the code of some modules, each by its dotted name."""
+    files = (file_of(name, root) for name in modules)
+    code = (ast.unparse(_WithoutDocstrings().visit(ast.parse(file.read_text(encoding="utf-8")))) for file in files)
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def numerical() -> tuple[str, ...]:
+    """Return the modules whose code decides a run's numbers: all behind the experiment and its checkpoints."""
+    modules = behind("selfstab.experiment", "selfstab.runs.checkpoints", stop=SETTINGS)
+    return tuple(name for name in modules if name not in SETTINGS)
+
+
+def numerical_digest() -> str:
+    """Return the digest of the numerical code: other code is another run."""
+    return digest(*numerical())

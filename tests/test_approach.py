@@ -1,0 +1,113 @@
+"""The way to the edge: located to one step, on the toy in closed form and on the network; how the search ends."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from eoslib.objective import Objective
+from eoslib.trajectories.approach import EdgeStatus, find_instability
+
+ETA = oracles.RATE
+EDGE = 2 / ETA
+TOY = oracles.Toy(alpha=25.0, beta=4.0, drift=1.5)  # ε = .1
+
+
+@pytest.fixture(scope="module")
+def toy_objective(toy_objective):
+    return dataclasses.replace(toy_objective, batch=TOY.constants)
+
+
+def approach(objective, theta, rate=TOY.learning_rate, **options):
+    return find_instability(objective, jnp.asarray(theta), rate, **dict(max_steps=500, progress=False) | options)
+
+
+def test_the_instability_is_located_to_one_step(toy_objective):
+    """On x = 0 the toy's sharpness rises by ηα a step: from 2/η − 10.1 it crosses after 21 steps of .5."""
+    found = approach(toy_objective, [0.0, -10.1 / 2, 0.0])
+    assert (found.status, found.step) == (EdgeStatus.REACHED, 21)
+    assert found.status.message == "reached: the sharpness crossed 2/η at the last step recorded"
+    np.testing.assert_allclose(found.theta, [0, -10.1 / 2 + 21 * 0.25, 21 * 0.03], atol=1e-12)
+    y, z = -10.1 / 2 + 0.25 * np.arange(22), 0.03 * np.arange(22)
+    np.testing.assert_allclose(found.loss, -12.5 * y - 1.5 * z, atol=1e-12)
+    steps = found.checks["step"]
+    assert (steps[0], steps[-1]) == (0, 21)
+    assert (np.diff(steps) > 0).all()
+    np.testing.assert_allclose(found.checks["sharpness"], 100 - 10.1 + 0.5 * steps, rtol=1e-9)
+    np.testing.assert_allclose(found.checks["alpha"], TOY.alpha, rtol=1e-9)
+    np.testing.assert_allclose(found.checks["gradient_norm"], np.hypot(12.5, 1.5), rtol=1e-9)
+
+
+def test_the_instability_of_the_network_is_located_to_one_step(network):
+    objective, theta, dense = network
+    found = approach(objective, theta, ETA, max_steps=2000)
+    assert found.status is EdgeStatus.REACHED
+    assert found.loss.size == found.step + 1
+    for step in range(found.step):
+        if step == found.step - 1:
+            assert dense.sharpness(theta) < EDGE
+        np.testing.assert_allclose(found.loss[step], dense.loss(theta), rtol=1e-9)
+        theta = theta - ETA * dense.gradient(theta)
+    assert dense.sharpness(theta) >= EDGE
+    np.testing.assert_allclose(found.theta, theta, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("theta", "options", "status", "step", "words"),
+    [
+        ([0.0, -10.0, 0.0], {"max_steps": 7}, EdgeStatus.STEP_LIMIT, 7, "stayed below 2/η for all steps allowed"),
+        ([0.0, 1.0, 0.0], {}, EdgeStatus.AT_START, 0, "warm it up"),
+        ([float("nan"), 0.0, 0.0], {}, EdgeStatus.DIVERGED, 0, "no longer finite"),
+    ],
+)
+def test_the_search_ends_in_words(toy_objective, theta, options, status, step, words):
+    found = approach(toy_objective, theta, **options)
+    assert found.status is status
+    assert words in found.status.message
+    assert found.step == step
+    assert found.loss.size == found.step + 1  # the series so far is kept
+    np.testing.assert_allclose(found.loss[0], float(TOY.loss(jnp.array(theta))))
+
+
+def test_a_loss_that_ceases_to_be_finite_ends_the_search():
+    objective = Objective.create(lambda p: jnp.where(p[0] < 0.5, jnp.nan, p @ p / 2), jnp.ones(1))
+    found = approach(objective, [1.0], rate=0.2)
+    assert found.status is EdgeStatus.DIVERGED
+    np.testing.assert_allclose(found.loss, [*(0.8 ** (2 * np.arange(4)) / 2), np.nan], rtol=1e-12)  # .8⁴ is below .5
+
+
+def test_a_loss_that_has_grown_at_a_measurement_ends_the_series_there():
+    objective = Objective.create(lambda p: jnp.where(p[0] < 0.55, 1e9, 0.0) + p @ p / 2, jnp.ones(1))
+    found = approach(objective, [1.0], rate=0.2)  # measured at steps 0, 1 and 3, where .8³ is below .55
+    assert (found.status, found.step, found.loss.size) == (EdgeStatus.DIVERGED, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("theta", "options", "message"),
+    [
+        ([0.0] * 3, {"rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
+        ([0.0] * 3, {"max_steps": 0}, "max_steps must be at least 1, got 0"),
+        ([0.0] * 2, {}, r"theta must have shape \(3,\), got \(2,\)"),
+    ],
+)
+def test_bad_arguments_of_the_search_are_named(toy_objective, theta, options, message):
+    with pytest.raises(ValueError, match=message):
+        approach(toy_objective, theta, **options)
+
+
+def test_the_search_has_a_progress_bar(toy_objective, capsys):
+    approach(toy_objective, [0.0, -10.1 / 2, 0.0], progress=True)
+    err = capsys.readouterr().err
+    assert "to the edge" in err
+    assert "S = 89.9 of 100" in err or "S = 90" in err
+    assert "loss" in err
+
+
+def test_tracking_needs_no_switch_of_precision(toy_objective):
+    """Positions are float64 wherever derivatives are float32."""
+    single = dataclasses.replace(toy_objective, dtype=jnp.dtype("float32"))
+    single = dataclasses.replace(single, batch=jax.tree.map(lambda c: c.astype(jnp.float32), single.batch))
+    assert approach(single, jnp.array([0.0, -10.1 / 2, 0.0], jnp.float32)).theta.dtype == jnp.float64

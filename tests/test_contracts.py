@@ -1,0 +1,195 @@
+"""What every step promises, over rules, losses and directions: its form, and that jit, scan and vmap change nothing."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eoslib.constrained import ConstrainedState, constrained_step
+from eoslib.trajectories.descent import DescentState, gradient_descent_step
+from eoslib.trajectories.flow import flow_start, flow_step
+from eoslib.trajectories.prediction import PredictedState, generalized_predicted_step, predicted_step
+
+#: Two programs for the same sums differ by rounding, which a refined eigenvector carries on over three steps.
+ROUNDING = 1e-10
+
+
+class Step(NamedTuple):
+    """A step function; its first state, from (case, k); whether it takes a constrained step's record; what besides."""
+
+    step: Callable
+    state: Callable
+    referred: bool = False
+    further: Callable = lambda case, k: ()
+
+
+def directions(case, k):
+    """K rows (k, p) in the precision of the derivatives."""
+    return jnp.asarray(np.random.default_rng(1).normal(size=(k, case.objective.size)), case.objective.dtype)
+
+
+def predicted_start(case, k):
+    v = 0.1 * directions(case, k)[0]
+    return PredictedState(v, jnp.vdot(case.eigenvector / jnp.linalg.norm(case.eigenvector), v))
+
+
+STEPS = {
+    "gradient descent": Step(
+        gradient_descent_step, lambda case, k: DescentState(case.theta, case.eigenvector, case.eigenvector)
+    ),
+    "flow": Step(
+        flow_step,
+        lambda case, k: flow_start(case.objective, case.theta, case.eigenvector),
+        further=lambda case, k: (1.5,),
+    ),
+    "constrained": Step(
+        constrained_step,
+        lambda case, k: ConstrainedState.at(case.theta, case.eigenvector),
+        further=lambda case, k: (directions(case, k),),
+    ),
+    "predicted": Step(predicted_step, predicted_start, referred=True),
+    "generalized": Step(generalized_predicted_step, lambda case, k: 0.1 * directions(case, k)[0], referred=True),
+}
+each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+each_rule = pytest.mark.parametrize("kind", cases.RULES)
+each_k = pytest.mark.parametrize("k", cases.DIRECTIONS)
+
+
+@pytest.fixture(scope="module", params=cases.LOSSES, ids=lambda make: make.__name__)
+def case(request):
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def records(case):
+    """What a constrained step measures at the case's point, for each rule."""
+    state = ConstrainedState.at(case.theta, case.eigenvector)
+    step = jax.jit(constrained_step)
+    return {kind: step(case.objective, kind(case.learning_rate), state)[1] for kind in cases.RULES}
+
+
+def arguments(step, case, records, kind, k):
+    """(state, *what follows it)."""
+    return step.state(case, k), *[records[kind]][: step.referred], *step.further(case, k)
+
+
+def assert_close(found, expected):
+    """Two trees agree to rounding, each array relative to its largest entry."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        scale = float(np.abs(other).max()) if np.size(other) else 0.0
+        np.testing.assert_allclose(one, other, rtol=0, atol=ROUNDING * scale)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@each_step
+def test_every_step_has_one_signature(step):
+    """step(objective, rule, state, …) -> (state, record); options come by keyword."""
+    parameters = list(inspect.signature(step.step).parameters.values())
+    assert [parameter.name for parameter in parameters[:2]] == ["objective", "rule"]
+    assert parameters[2].name in ("state", "v")  # the generalized prediction's state is its displacement alone
+    required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    assert len(required) == 3 + step.referred + (step.step is flow_step)  # the flow's number of steps
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters if "tolerance" in parameter.name)
+
+
+@each_k
+@each_rule
+@each_step
+def test_a_step_is_the_same_in_jit_scan_and_vmap(step, kind, k, case, records):
+    """Three steps at two learning rates: one by one, by one compiled program, and side by side in another."""
+    objective, rates = case.objective, [case.learning_rate, 0.7 * case.learning_rate]
+    state, *further = arguments(step, case, records, kind, k)
+    traced = []
+
+    @jax.jit
+    def jitted(objective, rule, state, *further):
+        traced.append(1)
+        return step.step(objective, rule, state, *further)
+
+    @jax.jit
+    @jax.vmap
+    def side_by_side(rate):
+        return jax.lax.scan(lambda s, _: step.step(objective, kind(rate), s, *further), state, None, length=3)
+
+    ends, series = [], []
+    for rate in rates:
+        following, records = state, []
+        for _ in range(3):
+            following, record = jitted(objective, kind(rate), following, *further)
+            records.append(record)
+        ends.append(following)
+        series.append(stacked(records))
+    assert_close(side_by_side(jnp.array(rates)), (stacked(ends), stacked(series)))
+    assert len(traced) == 1  # one program serves every rate
+    assert any(np.abs(one - other).max() > 1e-6 for one, other in zip(*map(jax.tree.leaves, ends)))  # and they differ
+    if case.objective.size == 3:  # operation by operation, each compiled for itself: on one loss
+        assert_close(
+            step.step(objective, kind(rates[0]), state, *further), jitted(objective, kind(rates[0]), state, *further)
+        )
+    assert hasattr(record, "_fields")
+    assert hasattr(state, "_fields") or isinstance(state, jax.Array)  # the generalized prediction's is v alone
+
+
+@each_k
+@each_rule
+@each_step
+@pytest.mark.parametrize(
+    ("dtype", "rate"), [("float64", np.float32), ("float32", float), ("float32", np.float64)], ids=str
+)
+def test_a_step_keeps_shapes_and_precisions_of_its_state(step, kind, k, rate, dtype, case, records):
+    """Positions are float64, derivatives as the objective says, whatever number the learning rate is."""
+
+    def cast(tree):
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+    objective = dataclasses.replace(case.objective, batch=cast(case.objective.batch), dtype=jnp.dtype(dtype))
+    low = case._replace(objective=objective, eigenvector=cast(case.eigenvector))
+    record = cast(records[kind])._replace(theta=records[kind].theta)
+    # A user's own precision: NumPy's rules of promotion.
+    with jax.numpy_dtype_promotion("standard"):
+        state, *further = arguments(step, low, {kind: record}, kind, k)
+        following, _ = jax.eval_shape(step.step, objective, kind(rate(case.learning_rate)), state, *further)
+    assert jax.tree.structure(following) == jax.tree.structure(state)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(following)):
+        assert (after.shape, after.dtype) == (before.shape, before.dtype)
+    if hasattr(state, "theta"):
+        assert following.theta.dtype == jnp.float64
+    assert any(leaf.dtype == dtype for leaf in jax.tree.leaves(following))
+
+
+@each_k
+def test_products_come_for_as_many_directions_as_are_asked_for(case, k):
+    state = ConstrainedState.at(case.theta, case.eigenvector)
+    rule = cases.RULES[0](case.learning_rate)
+    _, record = jax.eval_shape(constrained_step, case.objective, rule, state, directions(case, k))
+    assert record.products.shape == (k, case.objective.size)
+    _, record = jax.eval_shape(constrained_step, case.objective, rule, state)
+    assert record.products.shape == (0, case.objective.size)
+
+
+@each_rule
+@pytest.mark.parametrize("learning_rate", [0.02, 1.0, 300.0])
+def test_the_edge_is_where_the_map_on_a_parabola_turns_unstable(kind, learning_rate):
+    """On ½λx²: below the edge x dies out, above it grows, by turns on either side; on it the multiplier is −1."""
+    rule, x = kind(learning_rate), jnp.ones(1)
+
+    def after(curvature, steps):
+        following = x
+        for _ in range(steps):
+            following = rule.update(following, curvature * following)
+        return float(following[0])
+
+    np.testing.assert_allclose(after(rule.edge, 1), -1, rtol=4 * np.finfo(float).eps)
+    for steps in (100, 101):
+        assert 0 < (-1) ** steps * after(rule.edge * (1 - 1e-2), steps) < 0.2  # .98¹⁰⁰ = .13
+        assert (-1) ** steps * after(rule.edge * (1 + 1e-2), steps) > 5  # 1.02¹⁰⁰ = 7.2
