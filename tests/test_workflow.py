@@ -112,7 +112,7 @@ PAGE = """
 MODULES = {
     "eoslib/__init__": "",
     "eoslib/numeric": '"""Numbers."""\nFACTOR = 2\n',
-    "eoslib/trajectories/track": "",
+    "selfstab/runs/checkpoints": "",
     "selfstab/settings": SETTINGS,
     "selfstab/chapters": CHAPTERS,
     "selfstab/experiment": "from eoslib import numeric\n\ndef factor():\n    return numeric.FACTOR\n",
