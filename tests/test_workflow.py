@@ -247,11 +247,12 @@ def test_killed_and_called_again(project):
     assert list((project / ".snakemake" / "locks").iterdir()), "the kill should leave Snakemake's lock behind"
 
     # Interrupted once more, this time politely, while the stale lock is cleared and the work goes on.
-    # As from a terminal: in the background of a script Ctrl-C is ignored, and children inherit that.
+    # As from a terminal: in the background of a script Ctrl-C is ignored, and children inherit that.  (Not by
+    # preexec_fn, which forks, and a fork of a process with JAX's threads warns.)
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     target = subprocess.Popen(
-        command(project), env=surroundings(project), stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        [sys.executable, "-c", heed, *command(project)], env=surroundings(project), stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: running_jobs(project))
     target.send_signal(signal.SIGINT)
     _, told = target.communicate(timeout=PATIENCE)
