@@ -28,6 +28,13 @@ def inner(a: Float[Array, " p"], b: Float[Array, " p"]) -> Float[Array, ""]:
     return jnp.sum(a * b)
 
 
+def length(a: Float[Array, "*batch p"]) -> Float[Array, "*batch"]:
+    """Return ‖a‖ over the last axis, where the squares alone would overflow or underflow too."""
+    scale = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
+    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    return scale[..., 0] * jnp.sqrt(jnp.sum((a / scale) ** 2, axis=-1))
+
+
 class Cubic(NamedTuple):
     """Cubic Taylor expansion of the loss along one direction u."""
 

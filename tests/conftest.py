@@ -54,6 +54,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=turn)
 
 
+@pytest.fixture
+def ordinary():
+    """As JAX comes to a user: 32 bits, NumPy's promotion of dtypes and ranks."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """One folder for all workers of a session: what one has computed or compiled, another need not."""
