@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    jax.config.update("jax_enable_x64", True)  # positions are float64; derivatives stay float32
+    jax.config.update("jax_enable_x64", True)  # for the reference, whose positions are float64
     try:
         if given.agreement:
             print(json.dumps(agreement(library_start(instability(size)), size), indent=2))

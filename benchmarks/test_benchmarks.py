@@ -19,8 +19,7 @@ EVALUATIONS = {
 
 @pytest.fixture(scope="module")
 def problem():
-    with jax.enable_x64(True):
-        prepared = experiment.prepare(settings.get("mlp-cifar10", "quick"))
+    prepared = experiment.prepare(settings.get("mlp-cifar10", "quick"))
     return prepared.objective, prepared.theta, random_direction(prepared.objective.size, prepared.theta.dtype)
 
 

@@ -15,6 +15,7 @@ from eoslib.eigen import random_direction
 from eoslib.geometry import LocalGeometry, local_geometry_and_products
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
+from eoslib.position import Theta
 from eoslib.rules import GradientDescent, resolve
 from eoslib.stable_set import floor_correction, restoring_move, sharpness_multiplier, violation
 
@@ -22,7 +23,7 @@ from eoslib.stable_set import floor_correction, restoring_move, sharpness_multip
 class ConstrainedState(NamedTuple):
     """The constrained trajectory with its leading eigenvector followed."""
 
-    theta: Float[Array, " p"]  # θ†_t
+    theta: Theta  # θ†_t
     eigenvector: Float[Array, " p"]  # start for u_t
     older: Float[Array, " p"]  # u_{t−1}, improved by a power step
     correction: Float[Array, ""]  # c, multiple of ∇S⊥ by which the last step was bent
@@ -37,7 +38,7 @@ class ConstrainedState(NamedTuple):
 class ConstrainedRecord(NamedTuple):
     """What a constrained step measures at θ†_t."""
 
-    theta: Float[Array, " p"]  # θ†_t, after a repair if there was one
+    theta: Theta  # θ†_t, after a repair if there was one
     geometry: LocalGeometry  # its products are those of all centers
     active: Array  # whether the step was bent: the sharpness would otherwise pass 2/η
     correction: Float[Array, ""]  # multiple of ∇S⊥ subtracted; η δ²/2 in the continuous limit
@@ -74,7 +75,7 @@ def constrained_step(
         geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=eigen_tolerance)
         geometry = geometry._replace(products=geometry.products + spent)
         again = (violation(geometry, rule).sharpness > tolerance) & (rounds < 5)
-        moved = jnp.where(again, theta + restoring_move(geometry, rule).astype(theta.dtype), theta)
+        moved = theta + jnp.where(again, restoring_move(geometry, rule), 0)
         return (geometry, products), (moved, geometry.improved_eigenvector, geometry.products, rounds + 1), again
 
     zero = jnp.zeros((), jnp.int32)

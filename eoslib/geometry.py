@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from eoslib.eigen import leading_eigenpair
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
+from eoslib.position import Theta
 
 
 def radius_squared(alpha: Any, beta: Any) -> Any:
@@ -85,7 +86,7 @@ class LocalGeometry(NamedTuple):
 
 
 def local_geometry_and_products(
-    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], vs: Float[Array, "k p"],
+    objective: Objective, theta: Theta, start: Float[Array, " p"], vs: Float[Array, "k p"],
     *, tolerance: float = 5e-3, max_products: int = 200,
 ) -> tuple[LocalGeometry, Float[Array, "k p"]]:  # fmt: skip
     """Return :func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
@@ -109,9 +110,7 @@ def local_geometry_and_products(
     return do_while(expand, (u, jnp.zeros((), jnp.int32)))[0]
 
 
-def local_geometry(
-    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], **options
-) -> LocalGeometry:
+def local_geometry(objective: Objective, theta: Theta, start: Float[Array, " p"], **options) -> LocalGeometry:
     """Return the local geometry at θ from ``start``, not zero, a neighboring point's eigenvector; u keeps its sign.
 
     One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that

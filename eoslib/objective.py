@@ -18,9 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
+
+from eoslib.position import Position, Theta
 
 
 def inner(a: Float[Array, " p"], b: Float[Array, " p"]) -> Float[Array, ""]:
@@ -53,9 +56,9 @@ def _is_float(leaf) -> bool:
 class Objective:
     """θ ↦ L(θ) for a flat vector θ of length p, with derivatives; build it with :meth:`create`.
 
-    θ may be float64 while derivatives are evaluated in ``dtype`` (float32 unless the parameters say otherwise); every
-    result comes back in ``dtype``.  The object is a JAX pytree whose only traced content is the batch: pass it as an
-    argument to jitted functions.
+    θ may be more precise (float64, a :class:`~eoslib.position.Position`) than ``dtype``, in which derivatives are
+    evaluated and every result comes back: float32 unless the parameters say otherwise.  The object is a JAX pytree
+    whose only traced content is the batch: pass it as an argument to jitted functions.
     """
 
     batch: Any  # pytree of arrays whose common leading axis counts samples, or None
@@ -103,17 +106,20 @@ class Objective:
         """Return a pytree of parameters as a flat vector, in the order of :attr:`unravel`."""
         return ravel_pytree(params)[0]
 
-    def position(self, theta) -> Float[Array, " p"]:
-        """Return θ in the precision in which positions are kept: float64, inside ``jax.enable_x64``.
+    def position(self, theta) -> Theta:
+        """Return θ (p,), any array or position, in no more precision than it has: a Position above that of ``dtype``.
 
         Raises:
             ValueError: if θ is not floating point or has the wrong shape.
         """
-        if not _is_float(theta):
-            raise ValueError(f"theta must be floating point, got {jnp.result_type(theta)}")
-        if jnp.shape(theta) != (self.size,):
-            raise ValueError(f"theta must have shape ({self.size},), got {jnp.shape(theta)}")
-        return jnp.asarray(theta, jnp.float64)
+        theta = theta if isinstance(theta, Position | jax.Array) else np.asarray(theta)
+        if not jnp.issubdtype(theta.dtype, jnp.floating):
+            raise ValueError(f"theta must be floating point, got {theta.dtype}")
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
+        if isinstance(theta, Position) or jnp.promote_types(theta.dtype, self.dtype) != self.dtype:
+            return Position.of(theta, self.dtype)
+        return jnp.asarray(theta, self.dtype)
 
     def _evaluate(self, expansion: Callable, theta, *directions):
         """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
@@ -137,32 +143,32 @@ class Objective:
         total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), pieces)
         return add(total, jax.tree.map(lambda a: a[full * m :], self.batch), rest / n)[0] if rest else total
 
-    def loss(self, theta: Float[Array, " p"]) -> Float[Array, ""]:
+    def loss(self, theta: Theta) -> Float[Array, ""]:
         """Return L(θ)."""
         return self._evaluate(lambda f, t: f(t), theta)
 
-    def value_and_grad(self, theta: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, " p"]]:
+    def value_and_grad(self, theta: Theta) -> tuple[Float[Array, ""], Float[Array, " p"]]:
         """Return (L, ∇L); one gradient."""
         return self._evaluate(lambda f, t: jax.value_and_grad(f)(t), theta)
 
-    def gradient(self, theta: Float[Array, " p"]) -> Float[Array, " p"]:
+    def gradient(self, theta: Theta) -> Float[Array, " p"]:
         """Return ∇L; one gradient."""
         return self.value_and_grad(theta)[1]
 
-    def hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]) -> Float[Array, " p"]:
+    def hvp(self, theta: Theta, v: Float[Array, " p"]) -> Float[Array, " p"]:
         """Return ∇²L(θ) v; about one and a half gradients."""
         return self._evaluate(lambda f, t, d: _along(jax.grad(f), t, d)[1], theta, v)
 
-    def hvps(self, theta: Float[Array, " p"], vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
+    def hvps(self, theta: Theta, vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
         """Return ∇²L(θ) V for k directions in one pass: the gradient is linearized once."""
         return self._evaluate(lambda f, t, d: jax.vmap(jax.linearize(jax.grad(f), t)[1])(d), theta, vs)
 
-    def gradient_and_hvp(self, theta: Float[Array, " p"], v: Float[Array, " p"]):
+    def gradient_and_hvp(self, theta: Theta, v: Float[Array, " p"]):
         """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
         (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: _along(jax.value_and_grad(f), t, d), theta, v)
         return loss, gradient, hvp
 
-    def cubic(self, theta: Float[Array, " p"], u: Float[Array, " p"]) -> Cubic:
+    def cubic(self, theta: Theta, u: Float[Array, " p"]) -> Cubic:
         """Return (L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp along u; about two and a half gradients."""
         return self._evaluate(_cubic, theta, u)
 
@@ -174,7 +180,7 @@ class Objective:
 
         return self._evaluate(expansion, theta, u, vs)
 
-    def directional(self, theta: Float[Array, " p"], w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
+    def directional(self, theta: Theta, w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
         """Return ∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one argument."""
         return self._evaluate(lambda f, t, d: _derivative(jax.grad(f), t, d, order - 1), theta, w)
 

@@ -20,6 +20,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from eoslib.position import Theta
+
 #: A further eigenvalue counts as unstable from this fraction of the edge on: one direction no longer suffices there.
 EDGE_FRACTION = 0.95
 
@@ -36,9 +38,9 @@ class GradientDescent:
         """2/η, the largest stable curvature: the multiplier 1 − ηλ then is −1 (arXiv 2209.15594, stable set)."""
         return 2 / self.learning_rate
 
-    def update(self, theta: Float[Array, " p"], gradient: Float[Array, " p"]) -> Float[Array, " p"]:
+    def update(self, theta: Theta, gradient: Float[Array, " p"]) -> Any:
         """Return θ − η∇L, in the precision of θ."""
-        return theta - jnp.asarray(self.learning_rate, theta.dtype) * gradient.astype(theta.dtype)
+        return theta + -jnp.asarray(self.learning_rate, theta.dtype) * gradient.astype(theta.dtype)
 
 
 #: Every rule, for tests and tables.

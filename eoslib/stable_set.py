@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner
+from eoslib.position import Theta
 from eoslib.rules import GradientDescent, resolve
 from eoslib.status import Status
 
@@ -39,7 +40,7 @@ class Violation(NamedTuple):
 class Projection(NamedTuple):
     """A point of M, its geometry, the violation left and a worded status."""
 
-    theta: Float[Array, " p"]
+    theta: Theta
     geometry: LocalGeometry
     violation: Violation
     rounds: Int[Array, ""]  # local geometries evaluated
@@ -75,7 +76,7 @@ def restoring_move(geometry: LocalGeometry, rule: GradientDescent) -> Float[Arra
 
 
 def project(
-    objective: Objective, theta: Float[Array, " p"], start: Float[Array, " p"], rule: GradientDescent | Any,
+    objective: Objective, theta: Theta, start: Float[Array, " p"], rule: GradientDescent | Any,
     *, tolerance: float = 1e-5, slope_tolerance: float = 1e-3, eigen_tolerance: float = 1e-3, max_rounds: int = 20,
 ) -> Projection:  # fmt: skip
     """Project θ onto M.
@@ -105,7 +106,11 @@ def project(
     resolution = float(jnp.finfo(objective.dtype).eps)
 
     def status_of(theta, geometry):
-        off, sharpness, length = violation(geometry, rule), geometry.sharpness, jnp.linalg.norm(theta)
+        off, sharpness, length = (
+            violation(geometry, rule),
+            geometry.sharpness,
+            jnp.linalg.norm(theta.astype(objective.dtype)),
+        )
         slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
         tiny = slope <= jnp.abs(sharpness) * resolution * length.astype(objective.dtype)
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
@@ -127,7 +132,7 @@ def project(
         geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
         status = status_of(theta, geometry)
         unfinished = (status == ProjectionStatus.ROUND_LIMIT) & (rounds + 1 < max_rounds)
-        moved = jnp.where(unfinished, theta + restoring_move(geometry, rule).astype(theta.dtype), theta)
+        moved = theta + jnp.where(unfinished, restoring_move(geometry, rule), 0)
         return (geometry, status), (moved, geometry.improved_eigenvector, rounds + 1), unfinished
 
     carry = theta, start.astype(objective.dtype), jnp.zeros((), jnp.int32)

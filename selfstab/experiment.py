@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import xarray as xr
 from jaxtyping import Array, Float
 
@@ -35,11 +34,10 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
     module = networks.build(setting)
     params = networks.init(module, train.inputs, seed)
     losses = networks.per_sample_loss(setting, module)
-    with jax.enable_x64(True):
-        objective = Objective.create(
-            lambda p, batch: losses(p, batch).mean(), params, train.batch, micro_batch=setting.micro_batch
-        )
-        return Experiment(objective, objective.ravel(params), module, train)
+    objective = Objective.create(
+        lambda p, batch: losses(p, batch).mean(), params, train.batch, micro_batch=setting.micro_batch
+    )
+    return Experiment(objective, objective.ravel(params), module, train)
 
 
 def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: bool = True) -> Approach:

@@ -34,8 +34,9 @@ HOOK = install_import_hook(["eoslib", *CHECKED], "beartype.beartype")
 COMPILE_BOUND = {
     f"test_{name}"
     for name in (
-        "objective", "eigen", "geometry", "rules", "loops", "stable_set", "constrained", "descent", "flow", "approach",
-        "prediction", "track", "assumptions", "variables", "contracts", "runs", "criteria", "reference", "claims",
+        "objective", "position", "eigen", "geometry", "sharpness", "rules", "loops", "stable_set", "constrained",
+        "optax", "descent", "flow", "approach", "prediction", "track", "assumptions", "variables", "contracts", "runs",
+        "criteria", "reference", "claims", "fuzz", "users_code",
     )
 }  # fmt: skip
 

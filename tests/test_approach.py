@@ -9,6 +9,7 @@ import oracles
 import pytest
 
 from eoslib.objective import Objective
+from eoslib.position import Position
 from eoslib.trajectories.approach import EdgeStatus, find_instability
 
 ETA = oracles.RATE
@@ -106,8 +107,12 @@ def test_the_search_has_a_progress_bar(toy_objective, capsys):
     assert "loss" in err
 
 
-def test_tracking_needs_no_switch_of_precision(toy_objective):
-    """Positions are float64 wherever derivatives are float32."""
+def test_the_search_keeps_steps_below_the_resolution_of_the_derivatives(toy_objective):
+    """Positions have twice the precision of derivatives in float32."""
     single = dataclasses.replace(toy_objective, dtype=jnp.dtype("float32"))
     single = dataclasses.replace(single, batch=jax.tree.map(lambda c: c.astype(jnp.float32), single.batch))
-    assert approach(single, jnp.array([0.0, -10.1 / 2, 0.0], jnp.float32)).theta.dtype == jnp.float64
+    found = approach(single, jnp.array([0.0, -10.1 / 2, 0.0], jnp.float32)).theta
+    exact = approach(toy_objective, jnp.array([0.0, -10.1 / 2, 0.0])).theta
+    np.testing.assert_allclose(np.asarray(found), exact, rtol=0, atol=10.1 * np.finfo(np.float32).eps)
+    assert isinstance(found, Position)
+    assert np.any(found.low != 0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eoslib import rules
+from eoslib.position import Position
 from eoslib.rules import GradientDescent, resolve
 
 
@@ -16,12 +17,14 @@ def test_gradient_descent_in_closed_form():
 
 
 def test_an_update_keeps_the_precision_of_the_position():
-    """Steps far below the resolution of float32 add up in a float64 position, from float32 gradients."""
-    rule, theta, gradient = GradientDescent(1e-3), jnp.ones(2), jnp.full(2, 1e-6, jnp.float32)
-    for _ in range(100):
-        theta = rule.update(theta, gradient)
-    assert theta.dtype == jnp.float64
-    np.testing.assert_allclose(theta, 1 - 1e-7, rtol=0, atol=1e-13)  # the gradient's eps is 1.2e-7 of 1e-7
+    """Steps far below the resolution of float32 add up in a Position or in float64, from float32 gradients."""
+    rule, gradient = GradientDescent(1e-3), jnp.full(2, 1e-6, jnp.float32)
+    for start in (jnp.ones(2), Position.of(jnp.ones(2, jnp.float32))):
+        theta = start
+        for _ in range(100):
+            theta = rule.update(theta, gradient)
+        assert (type(theta), theta.dtype) == (type(start), start.dtype)
+        np.testing.assert_allclose(np.asarray(theta), 1 - 1e-7, rtol=0, atol=1e-13)  # the gradient's eps is 1.2e-7
     assert rule.update(jnp.ones(2, jnp.float32), gradient).dtype == jnp.float32
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from eoslib.eigen import random_direction
 from eoslib.geometry import local_geometry
 from eoslib.objective import Objective
+from eoslib.position import Position, Theta
 from eoslib.rules import GradientDescent, resolve
 from eoslib.status import Status
 
@@ -32,7 +33,7 @@ class EdgeStatus(Status):
 class Approach(NamedTuple):
     """Gradient descent up to the first step with S ≥ 2/η."""
 
-    theta: Float[Array, " p"]  # position at the last measurement: at ``step``, unless the loss diverged
+    theta: Theta  # position at the last measurement: at ``step``, unless the loss diverged
     eigenvector: Float[Array, " p"]
     step: int
     status: EdgeStatus
@@ -65,7 +66,7 @@ def _measure(objective: Objective, theta, start, tolerance):
 
 
 def find_instability(
-    objective: Objective, theta: Float[Array, " p"], rule: GradientDescent | float,
+    objective: Objective, theta: Theta, rule: GradientDescent | float,
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
     progress: bool = True,
 ) -> Approach:  # fmt: skip
@@ -84,8 +85,8 @@ def find_instability(
     rule = resolve(rule)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
-    with jax.enable_x64(True), tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
-        theta, u = objective.position(theta), random_direction(objective.size, objective.dtype, seed)
+    with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
+        theta, u = Position.of(objective.position(theta)), random_direction(objective.size, objective.dtype, seed)
         step, interval, status, losses, checks = 0, 0, None, [], []
         while status is None:
             ahead, series = descend(objective, rule, theta, interval, max_interval)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from eoslib.eigen import leading_eigenpairs
 from eoslib.geometry import local_geometry
 from eoslib.objective import Objective, inner
+from eoslib.position import Theta
 from eoslib.trajectories.prediction import PredictedState
 
 PAIRS = 3  # leading eigenvalues followed
@@ -60,7 +61,7 @@ def tensor_norm(objective: Objective, theta, start: Float[Array, " p"], order: i
 
 @jax.jit
 def measure(
-    objective: Objective, following: Following, theta: Float[Array, " p"], eigenvector: Float[Array, " p"],
+    objective: Objective, following: Following, theta: Theta, eigenvector: Float[Array, " p"],
     predicted: PredictedState,
 ) -> tuple[Following, dict[str, Array]]:  # fmt: skip
     """Measure spectrum, tensor norms, non-worst-case ratios, the loss along u and the exact loss at θ† + v*.

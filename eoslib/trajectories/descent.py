@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,14 @@ from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import improved_eigenpair
 from eoslib.objective import Objective
+from eoslib.position import Position, Theta
 from eoslib.rules import GradientDescent
 
 
 class DescentState(NamedTuple):
     """Gradient descent with its leading eigenvector followed."""
 
-    theta: Float[Array, " p"]  # θ_t
+    theta: Theta  # θ_t
     older: Float[Array, " p"]  # eigenvector two steps ago, on the same side of the valley
     newer: Float[Array, " p"]  # eigenvector one step ago
 
@@ -67,7 +68,7 @@ class Training(NamedTuple):
     rate: Float[Array, " T"]  # learning rate of the step
     sharpness: Float[Array, " T"]  # NaN where it was not followed
     products: Int[Array, " T"]  # Hessian-vector products spent on the sharpness
-    theta: Float[Array, " p"]  # after the last step
+    theta: Theta  # after the last step
     kept: Float[Array, "k p"]  # positions before steps 0, every, 2·every, …, in the precision of the derivatives
 
 
@@ -79,7 +80,7 @@ def _train(objective: Objective, state, rates, every: int, relative: bool) -> Tr
         theta, *vectors = state
         if vectors:
             (loss, gradient, sharpness, _, products), newest = look(objective, DescentState(*state))
-            rate, vectors = rate / sharpness.astype(rate.dtype) if relative else rate, [vectors[1], newest]
+            rate, vectors = rate / sharpness if relative else rate, [vectors[1], newest]
         else:
             loss, gradient = objective.value_and_grad(theta)
             sharpness, products = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
@@ -94,7 +95,7 @@ def _train(objective: Objective, state, rates, every: int, relative: bool) -> Tr
     return Training(loss, rate, sharpness, products, state[0], kept)
 
 
-def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *, every: int | None = None) -> Training:
+def descend(objective: Objective, theta: Any, rates: ArrayLike, *, every: int | None = None) -> Training:
     """Train by full-batch gradient descent, one learning rate and one gradient per step; arguments as :func:`follow`'s.
 
     Raises:
@@ -104,14 +105,15 @@ def descend(objective: Objective, theta: Float[Array, " p"], rates: ArrayLike, *
 
 
 def follow(
-    objective: Objective, theta: Float[Array, " p"], eigenvector: Float[Array, " p"] | None, rates: ArrayLike,
+    objective: Objective, theta: Any, eigenvector: Float[Array, " p"] | None, rates: ArrayLike,
     *, every: int | None = None, relative: bool = False,
 ) -> Training:  # fmt: skip
     """Train as :func:`descend`, the sharpness measured before every step: two gradients per step, more where u turns.
 
-    ``theta`` and ``eigenvector`` (p,) are starts; None for the latter measures no sharpness.  ``rates`` (T,) holds the
-    learning rate η_t of each step or, if ``relative``, multiples of 1/S(θ_t): at 1 or less the step is as short as the
-    flow asks for.  The positions before steps 0, ``every``, … are kept, a divisor of T; by default only the start is.
+    ``theta``, a vector or Position, and ``eigenvector`` (p,) are starts; None for the latter measures no sharpness.
+    ``rates`` (T,) holds the learning rate η_t of each step or, if ``relative``, multiples of 1/S(θ_t): at 1 or less the
+    step is as short as the flow asks for.  The positions before steps 0, ``every``, … are kept, a divisor of T; by
+    default only the start is.
 
     Raises:
         ValueError: as :func:`descend`, or if ``relative`` lacks an eigenvector.
@@ -123,8 +125,9 @@ def follow(
         raise ValueError(f"every must divide the number of steps {np.size(rates)}, got {every!r}")
     if relative and eigenvector is None:
         raise ValueError("rates relative to 1/S need an eigenvector to start from, got None")
+    theta = Position.of(objective.position(theta))
     state = (theta,) if eigenvector is None else (theta, eigenvector, eigenvector)
-    return _train(objective, state, jnp.asarray(rates, theta.dtype), every, relative)
+    return _train(objective, state, jnp.asarray(rates, objective.dtype), every, relative)
 
 
 def steps_to(loss: ArrayLike, level: float) -> int | None:

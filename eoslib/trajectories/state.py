@@ -58,7 +58,7 @@ def start(objective: Objective, rule: GradientDescent, theta, eigenvector, kick)
     """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†."""
     projection = project(objective, theta, eigenvector, rule)
     geometry, u = projection.geometry, projection.geometry.eigenvector
-    delta = jnp.sqrt(jnp.maximum(geometry.delta_squared, 0))
+    delta = jnp.sqrt(jnp.clip(geometry.delta_squared, 0, jnp.finfo(objective.dtype).max))
     kicked = theta + (kick * delta * u).astype(theta.dtype)
     v = (kicked - projection.theta).astype(objective.dtype)
     state = TrackState(

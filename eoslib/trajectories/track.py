@@ -1,15 +1,14 @@
 """Whole tracks: find the instability, advance every trajectory from there, and keep what is recorded as a data set.
 
 Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures
-the assumptions (:mod:`eoslib.trajectories.assumptions`) and saves a checkpoint.  Positions are float64, derivatives as
-the objective says.
+the assumptions (:mod:`eoslib.trajectories.assumptions`) and saves a checkpoint.  Positions have twice the
+precision of the derivatives (:mod:`eoslib.position`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from eoslib.objective import Objective
+from eoslib.position import Position, Theta
 from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
 from eoslib.stable_set import ProjectionStatus
 from eoslib.trajectories import assumptions, programs, variables
@@ -25,7 +25,7 @@ from eoslib.trajectories.state import DEFAULT, Options, advance, start
 
 
 def track_from(
-    objective: Objective, theta: Float[Array, " p"], eigenvector: Float[Array, " p"], rule: GradientDescent | float,
+    objective: Objective, theta: Theta, eigenvector: Float[Array, " p"], rule: GradientDescent | float,
     *, steps: int, options: Options = DEFAULT, progress: bool = True, restore: Callable | None = None,
     save: Callable | None = None,
 ) -> xr.Dataset:  # fmt: skip
@@ -55,35 +55,34 @@ def track_from(
         raise ValueError(f"steps must be at least 1, got {steps!r}")
     if options.chunk < 1 or options.strided % options.chunk:
         raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
-    with jax.enable_x64(True):
-        theta, eigenvector = objective.position(theta), jnp.asarray(eigenvector, objective.dtype)
-        state, status = programs.run(start, objective, rule, theta, eigenvector, options.kick)
-        if int(status) == ProjectionStatus.NOT_FINITE:
-            raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
-        extras = assumptions.start(state.constrained.eigenvector) if options.strided else None
-        records: dict[str, list] = {}
-        if restore is not None and (found := restore((state, extras))) is not None:
-            (state, extras), records = found
+    theta, eigenvector = Position.of(objective.position(theta)), jnp.asarray(eigenvector, objective.dtype)
+    state, status = programs.run(start, objective, rule, theta, eigenvector, options.kick)
+    if int(status) == ProjectionStatus.NOT_FINITE:
+        raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
+    extras = assumptions.start(state.constrained.eigenvector) if options.strided else None
+    records: dict[str, list] = {}
+    if restore is not None and (found := restore((state, extras))) is not None:
+        (state, extras), records = found
 
-        def keep(values):
-            for name, value in values.items():
-                records.setdefault(name, []).append(np.asarray(value, np.float64))
+    def keep(values):
+        for name, value in values.items():
+            records.setdefault(name, []).append(np.asarray(value, np.float64))
 
-        with tqdm(total=steps, initial=int(state.step), desc="tracking", disable=not progress, leave=False) as bar:
-            while (done := int(state.step)) < steps:
-                if options.strided and done % options.strided == 0:
-                    where = state.constrained.theta, state.constrained.eigenvector
-                    extras, values = programs.run(assumptions.measure, objective, extras, *where, state.predicted)
-                    keep(values)
-                length = min(options.chunk, steps - done)
-                state, series, interval = advance(objective, rule, state, length, options)
-                keep(series | interval)
-                if save is not None:
-                    save((state, extras), records)
-                bar.update(length)
-                sharpness, off = float(series["constrained_sharpness"][-1]), float(series["violation"].max())
-                bar.set_postfix_str(f"S† = {sharpness:.5g} of {rule.edge:.5g}, violation {off:.1e}")
-        return dataset(records, rule, options)
+    with tqdm(total=steps, initial=int(state.step), desc="tracking", disable=not progress, leave=False) as bar:
+        while (done := int(state.step)) < steps:
+            if options.strided and done % options.strided == 0:
+                where = state.constrained.theta, state.constrained.eigenvector
+                extras, values = programs.run(assumptions.measure, objective, extras, *where, state.predicted)
+                keep(values)
+            length = min(options.chunk, steps - done)
+            state, series, interval = advance(objective, rule, state, length, options)
+            keep(series | interval)
+            if save is not None:
+                save((state, extras), records)
+            bar.update(length)
+            sharpness, off = float(series["constrained_sharpness"][-1]), float(series["violation"].max())
+            bar.set_postfix_str(f"S† = {sharpness:.5g} of {rule.edge:.5g}, violation {off:.1e}")
+    return dataset(records, rule, options)
 
 
 def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options: Options = DEFAULT) -> xr.Dataset:
@@ -132,9 +131,8 @@ def track(
         ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
             :func:`~eoslib.trajectories.approach.find_instability`.
     """
-    with jax.enable_x64(True):
-        objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
-        theta = objective.ravel(params)
+    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
+    theta = objective.ravel(params)
     shared = {"steps": steps, "options": options, "progress": progress}
     return run(objective, theta, learning_rate, edge_steps=edge_steps, seed=seed, **shared)
 

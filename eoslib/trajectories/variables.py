@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from eoslib.constrained import ConstrainedRecord
 from eoslib.geometry import LocalGeometry
+from eoslib.position import Theta
 from eoslib.stable_set import Violation
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.flow import FlowMoment
@@ -27,7 +28,7 @@ from eoslib.trajectories.prediction import PredictedRecord
 class Moment(NamedTuple):
     """What the variables of one step are computed from."""
 
-    theta: Float[Array, " p"]  # θ_t of gradient descent
+    theta: Theta  # θ_t of gradient descent
     descent: DescentRecord
     constrained: ConstrainedRecord
     geometry: LocalGeometry  # at θ†
@@ -166,7 +167,7 @@ def get(name: str) -> Variable:
 
 
 def values(moment: Moment) -> dict[str, Array]:
-    """Compute the variables of one step, of what the moment has, in the precision of the positions."""
+    """Compute the variables of one step, of what the moment has, in the precision of the derivatives."""
     found = {}
     for row in VARIABLES:
         first, _, second = row.place.removeprefix("norm of ").partition(" - ")
@@ -174,7 +175,7 @@ def values(moment: Moment) -> dict[str, Array]:
             value = attrgetter(first)(moment)
             value = value - attrgetter(second)(moment) if second else value
             value = jnp.linalg.norm(value) if row.place.startswith("norm of ") else value
-            found[row.name] = jnp.asarray(value).astype(moment.theta.dtype)
+            found[row.name] = jnp.asarray(value).astype(moment.v.dtype)
     return found
 
 

@@ -8,6 +8,7 @@ import time
 import jax
 import numpy as np
 
+from eoslib.position import Position
 from eoslib.trajectories import variables
 from eoslib.trajectories.approach import Approach, EdgeStatus
 
@@ -51,6 +52,8 @@ class Checkpoints:
             return None
         fields = dict(found["approach"])
         fields |= {"step": int(fields["step"]), "status": EdgeStatus(int(fields["status"]))}
+        if isinstance(fields["theta"], dict):
+            fields["theta"] = Position(**jax.tree.map(jax.numpy.asarray, fields["theta"]))
         self.approach = Approach(**fields)
         return self.approach
 
