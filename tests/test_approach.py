@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eoslib.objective import Objective
 from eoslib.position import Position
@@ -30,7 +32,8 @@ def test_the_instability_is_located_to_one_step(toy_objective):
     """On x = 0 the toy's sharpness rises by ηα a step: from 2/η − 10.1 it crosses after 21 steps of .5."""
     found = approach(toy_objective, [0.0, -10.1 / 2, 0.0])
     assert (found.status, found.step) == (EdgeStatus.REACHED, 21)
-    assert found.status.message == "reached: the sharpness crossed 2/η at the last step recorded"
+    assert found.status.message.startswith("reached: the sharpness is above 2/η at the last step recorded")
+    assert found.unmeasured == np.diff(found.checks["step"]).max() - 1
     np.testing.assert_allclose(found.theta, [0, -10.1 / 2 + 21 * 0.25, 21 * 0.03], atol=1e-12)
     y, z = -10.1 / 2 + 0.25 * np.arange(22), 0.03 * np.arange(22)
     np.testing.assert_allclose(found.loss, -12.5 * y - 1.5 * z, atol=1e-12)
@@ -59,7 +62,7 @@ def test_the_instability_of_the_network_is_located_to_one_step(network):
 @pytest.mark.parametrize(
     ("theta", "options", "status", "step", "words"),
     [
-        ([0.0, -10.0, 0.0], {"max_steps": 7}, EdgeStatus.STEP_LIMIT, 7, "stayed below 2/η for all steps allowed"),
+        ([0.0, -10.0, 0.0], {"max_steps": 7}, EdgeStatus.STEP_LIMIT, 7, "was below 2/η whenever it was measured"),
         ([0.0, 1.0, 0.0], {}, EdgeStatus.AT_START, 0, "warm it up"),
         ([float("nan"), 0.0, 0.0], {}, EdgeStatus.DIVERGED, 0, "no longer finite"),
     ],
@@ -86,11 +89,77 @@ def test_a_loss_that_has_grown_at_a_measurement_ends_the_series_there():
     assert (found.status, found.step, found.loss.size) == (EdgeStatus.DIVERGED, 3, 4)
 
 
+def factorization(seed, singular=(3.0, 1.6, 0.9, 0.5, 0.2), hidden=8, scale=0.1):
+    """½‖W₂W₁ − M‖², whose sharpness alternates once it has jumped above 2/η; the objective and a start."""
+    size, rng = len(singular), np.random.default_rng(seed)
+    shapes = (hidden, size), (size, hidden)
+    start = tuple(jnp.asarray(scale * rng.normal(size=shape)) for shape in shapes)
+    target = jnp.diag(jnp.asarray(singular))
+    objective = Objective.create(lambda p: jnp.sum((p[1] @ p[0] - target) ** 2) / 2, start)
+    return objective, objective.ravel(start)
+
+
+def first_crossing(objective, theta, rate, steps):
+    """The first step with S ≥ 2/η by dense eigenvalues at every step, or None."""
+    hessian = jax.jit(jax.hessian(objective.loss))
+    for step in range(steps + 1):
+        if np.linalg.eigvalsh(hessian(theta))[-1] >= 2 / rate:
+            return step
+        theta = theta - rate * objective.gradient(theta)
+    return None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sharpness_that_jumps_and_alternates_is_met_at_its_first_crossing(seed):
+    """Looks at every twelfth step see one parity of it, below 2/η for ever."""
+    objective, theta = factorization(seed)
+    first = first_crossing(objective, theta, 0.4, 60)
+    found = approach(objective, theta, rate=0.4, max_steps=400)
+    assert (found.status, found.step) == (EdgeStatus.REACHED, first)
+    for limit in (first, first + 1, 2 * first + 1, 7 * first + 3):
+        assert approach(objective, theta, rate=0.4, max_steps=limit).step == first
+    for limit in range(1, first):
+        below = approach(objective, theta, rate=0.4, max_steps=limit)
+        assert (below.status, below.step, below.loss.size) == (EdgeStatus.STEP_LIMIT, limit, limit + 1)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6), st.floats(0.05, 0.45), st.integers(1, 80))
+def test_the_step_found_does_not_depend_on_the_limit(seed, rate, limit):
+    objective, theta = factorization(seed)
+    anywhere = approach(objective, theta, rate=rate, max_steps=200)
+    within = approach(objective, theta, rate=rate, max_steps=limit)
+    if anywhere.status is EdgeStatus.REACHED and anywhere.step <= limit:
+        assert (within.status, within.step) == (EdgeStatus.REACHED, anywhere.step)
+        assert anywhere.step == first_crossing(objective, theta, rate, anywhere.step)
+        np.testing.assert_array_equal(within.theta, anywhere.theta)
+    else:
+        assert (within.status, within.step) == (EdgeStatus.STEP_LIMIT, limit)
+
+
+def test_a_rising_loss_gives_a_crossing_between_looks_away():
+    """A ridge of curvature 20 > 2/η = 3.8 that is met at step 17 alone, between the looks at steps 15, 30 and 31."""
+
+    def loss(p):
+        return -1.9 * p[0] + p[1] ** 2 * (1e-3 + 20 * jnp.exp(-(((p[0] - 17.0) / 0.3) ** 2))) / 2
+
+    objective, theta, rate = Objective.create(loss, jnp.ones(2)), jnp.array([0.0, 0.5]), 1 / 1.9
+    assert first_crossing(objective, theta, rate, 40) == 17
+    found = approach(objective, theta, rate=rate, max_steps=40)
+    assert (found.status, found.step) == (EdgeStatus.REACHED, 17)
+    # Without a rise it goes unseen, and the bound on what is unseen says so; measured at every step it does not.
+    quiet = jnp.array([0.0, 1e-3])
+    assert approach(objective, quiet, rate=rate, max_steps=40).unmeasured == 14
+    certain = approach(objective, quiet, rate=rate, max_steps=40, max_interval=1)
+    assert (certain.status, certain.step, certain.unmeasured) == (EdgeStatus.REACHED, 17, 0)
+
+
 @pytest.mark.parametrize(
     ("theta", "options", "message"),
     [
         ([0.0] * 3, {"rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
         ([0.0] * 3, {"max_steps": 0}, "max_steps must be at least 1, got 0"),
+        ([0.0] * 3, {"max_interval": 0}, "max_interval must be at least 1, got 0"),
         ([0.0] * 2, {}, r"theta must have shape \(3,\), got \(2,\)"),
     ],
 )

@@ -24,9 +24,9 @@ LONGEST_INTERVAL = 25
 class EdgeStatus(Status):
     """How the search for the instability ended."""
 
-    REACHED = "reached: the sharpness crossed 2/η at the last step recorded"
+    REACHED = "reached: the sharpness is above 2/η at the last step recorded, and was below at each measured before"
     AT_START = "the sharpness is above 2/η at the start: lower the learning rate, or warm it up, to see it sharpen"
-    STEP_LIMIT = "not reached: the sharpness stayed below 2/η for all steps allowed"
+    STEP_LIMIT = "not reached: the sharpness was below 2/η whenever it was measured in the steps allowed"
     DIVERGED = "diverged: the loss is no longer finite, or a million times its first value"
 
 
@@ -40,22 +40,27 @@ class Approach(NamedTuple):
     loss: np.ndarray  # (step + 1,), the loss at every step
     checks: dict[str, np.ndarray]  # step, sharpness, alpha, gradient_norm where the sharpness was measured
 
+    @property
+    def unmeasured(self) -> int:
+        """Steps in a row, at most, without a measurement: how long an excursion above 2/η could have gone unseen."""
+        return int(np.diff(self.checks["step"], prepend=0).max()) - 1 if self.step else 0
+
 
 @jax.jit(static_argnames=("length",))
 def descend(objective: Objective, rule: GradientDescent, theta, steps, length):
-    """Take at most ``length`` steps; return θ and the losses before each step (NaN beyond)."""
+    """Take at most ``length`` steps; return θ before the last, θ after it, and the loss before each (NaN beyond)."""
 
     def unfinished(carry):
-        i, _, losses = carry
+        i, _, _, losses = carry
         return (i < steps) & ((i == 0) | jnp.isfinite(losses[jnp.maximum(i - 1, 0)]))
 
     def step(carry):
-        i, theta, losses = carry
+        i, _, theta, losses = carry
         loss, gradient = objective.value_and_grad(theta)
-        return i + 1, rule.update(theta, gradient), losses.at[i].set(loss)
+        return i + 1, theta, rule.update(theta, gradient), losses.at[i].set(loss)
 
     losses = jnp.full(length, jnp.nan, objective.dtype)
-    return jax.lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), theta, losses))[1:]
+    return jax.lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), theta, theta, losses))[1:]
 
 
 @jax.jit(static_argnames=("tolerance",))
@@ -70,53 +75,68 @@ def find_instability(
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
     progress: bool = True,
 ) -> Approach:  # fmt: skip
-    """Descend, full batch, until S first reaches 2/η, located to one step; return the series so far whatever happens.
+    """Descend, full batch, until S first reaches 2/η; return the series so far whatever happens.
 
     The sharpness is measured at intervals of half the time that its rise would need to reach 2/η: seldom far from the
-    edge, often near it.  A crossing inside an interval is found by bisection from the last position below.
+    edge, often near it.  Gradient descent may alternate between two values of S, so an interval ends with measurements
+    at its last two steps.  Where one of them lies above, or the loss rose within the interval (below 2/η it cannot:
+    descent lemma), the interval is taken once more with a measurement at every step.  What could still be missed is an
+    excursion between two measurements that raises no loss: :attr:`Approach.unmeasured` bounds its length, and
+    ``max_interval=1`` excludes it.  The step found does not depend on ``max_steps``.
 
     ``rule`` is an update rule, or the step size η of gradient descent; from ``theta`` (p,) at most ``max_steps`` are
     taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
     relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.
 
     Raises:
-        ValueError: if η is not positive and finite, ``max_steps`` < 1, or θ has the wrong shape or dtype.
+        ValueError: if η is not positive and finite, ``max_steps`` or ``max_interval`` < 1, or θ has the wrong shape or
+            dtype.
     """
     rule = resolve(rule)
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
+    for name, value in (("max_steps", max_steps), ("max_interval", max_interval)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}")
+    noise = 100 * float(jnp.finfo(objective.dtype).eps)  # of a loss, relative: a mean over samples adds up roundings
+
+    def look(theta, u, step):
+        u, values = _measure(objective, theta, u, tolerance)
+        return u, {"step": step} | {name: float(value) for name, value in values.items()}
+
+    theta = Position.of(objective.position(theta))
+    u, check = look(theta, random_direction(objective.size, objective.dtype, seed), 0)
+    step, interval, closely, limit, status, losses, checks = 0, 1, 0, False, None, [], [check]
+    if not np.isfinite(check["loss"]) or check["sharpness"] >= rule.edge:
+        status = EdgeStatus.AT_START if np.isfinite(check["loss"]) else EdgeStatus.DIVERGED
     with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
-        theta, u = Position.of(objective.position(theta)), random_direction(objective.size, objective.dtype, seed)
-        step, interval, status, losses, checks = 0, 0, None, [], []
         while status is None:
-            ahead, series = descend(objective, rule, theta, interval, max_interval)
-            series = np.asarray(series)[:interval]
-            grown = ~(series < 1e6 * (1 + abs(checks[0]["loss"]))) if checks else np.zeros(1, bool)
-            if grown.any():
-                losses.append(series)
-                step, status = step + int(grown.argmax()), EdgeStatus.DIVERGED
-                break
-            u_ahead, values = _measure(objective, ahead, u, tolerance)
-            check = {"step": step + interval} | {name: float(value) for name, value in values.items()}
-            loss, sharpness = check["loss"], check["sharpness"]
-            if sharpness >= rule.edge and interval > 1:
-                interval //= 2  # bisection: look again from the last position below
+            before, theta_ahead, series = descend(objective, rule, theta, interval, max_interval)
+            u_ahead, found = look(before, u, step + interval - 1) if interval > 1 else (u, checks[-1])
+            u_ahead, check = look(theta_ahead, u_ahead, step + interval)
+            series = np.append(np.asarray(series, float)[:interval], check["loss"])
+            sharpness = max(found["sharpness"], check["sharpness"]) if interval > 1 else check["sharpness"]
+            ended = not (series < 1e6 * (1 + abs(checks[0]["loss"]))).all() or not np.isfinite(sharpness)
+            rose = (np.diff(series) > noise * np.abs(series[:-1])).any()
+            if interval > 1 and not limit and (ended or rose or sharpness >= rule.edge):
+                closely, interval = step + interval, 1
                 continue
-            rise = (sharpness - checks[-1]["sharpness"]) / interval if checks else 0.0
-            theta, u, step = ahead, u_ahead, step + interval
-            losses.append(series)
-            checks.append(check)
+            if step + interval > max_steps:  # looked at as if there were no limit, so that nothing depends on it
+                limit, interval = True, max_steps - step
+                continue
+            rise = (sharpness - checks[-1]["sharpness"]) / interval
+            theta, u, step = theta_ahead, u_ahead, step + interval
+            losses.append(series[:-1])
+            checks += [found, check] if interval > 1 else [check]
             bar.update(interval)
-            bar.set_postfix_str(f"S = {sharpness:.4g} of {rule.edge:.4g}, loss {loss:.4g}")
-            if not np.isfinite(loss) or (step and not np.isfinite(sharpness)):
-                status = EdgeStatus.DIVERGED
+            bar.set_postfix_str(f"S = {sharpness:.4g} of {rule.edge:.4g}, loss {check['loss']:.4g}")
+            if ended or limit:
+                status = EdgeStatus.DIVERGED if ended else EdgeStatus.STEP_LIMIT
             elif sharpness >= rule.edge:
-                status = EdgeStatus.REACHED if step else EdgeStatus.AT_START
+                status = EdgeStatus.REACHED
             elif step == max_steps:
                 status = EdgeStatus.STEP_LIMIT
-            else:
+            elif step >= closely:
                 wait = 0.5 * (rule.edge - sharpness) / rise if rise > 0 else np.inf
-                interval = int(np.clip(wait, 1, max(1, min(2 * interval, max_interval, max_steps - step))))
-        loss = np.concatenate([*losses, [checks[-1]["loss"]]])[: step + 1]
-        series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
-        return Approach(theta, u, step, status, loss, series)
+                interval = int(np.clip(wait, 1, min(2 * interval, max_interval)))
+    loss = np.concatenate([*losses, [checks[-1]["loss"]]])
+    series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
+    return Approach(theta, u, step, status, loss, series)
