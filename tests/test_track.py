@@ -11,9 +11,11 @@ import oracles
 import pytest
 
 import eoslib
+from eoslib.objective import Objective
 from eoslib.rules import GradientDescent
+from eoslib.stable_set import ProjectionStatus
 from eoslib.trajectories.state import DEFAULT, Options
-from eoslib.trajectories.track import dataset, track_from
+from eoslib.trajectories.track import dataset, run, track_from
 
 ETA = oracles.RATE
 EDGE = 2 / ETA
@@ -163,8 +165,9 @@ def test_prediction_is_the_step_form_with_transported_products(tracked, exact):
     np.testing.assert_allclose(data.predicted_sharpness, sharpness, atol=1e-3 * EDGE)
 
 
-def test_predictions_are_compared_with_descent(tracked, exact):
+def test_predictions_are_compared_with_descent(network, tracked, exact):
     data, states = tracked
+    dense = network[2]
     assert data.predicting.values.tolist() == [0] + [1] * (oracles.STEPS - 1)
     for t in range(1, oracles.STEPS):
         state, u = states[t], exact.u[t]
@@ -173,6 +176,8 @@ def test_predictions_are_compared_with_descent(tracked, exact):
         miss = np.linalg.norm(v - exact.v[t])
         np.testing.assert_allclose(data.predicted_error[t], miss, rtol=1e-2, atol=2e-5)
         np.testing.assert_allclose(data.predicted_distance[t], np.linalg.norm(v), rtol=1e-2)
+        there = np.asarray(state.constrained.theta) + v
+        np.testing.assert_allclose(data.predicted_true_loss[t], dense.loss(there), rtol=1e-4)
         general = np.asarray(state.generalized)
         np.testing.assert_allclose(data.generalized_error[t], np.linalg.norm(general - exact.v[t]), rtol=1e-9)
         np.testing.assert_allclose(data.generalized_distance[t], np.linalg.norm(general), rtol=1e-9)
@@ -279,6 +284,7 @@ def test_toy_descent_and_prediction_are_the_reduced_map(toy):
         "predicted_distance": np.hypot(x, y / root),
         "predicted_error": 0.0,
         "predicted_loss": -TOY.drift * z + x**2 / eta,
+        "predicted_true_loss": [float(TOY.loss(p)) for p in points],  # here the prediction is gradient descent
         "predicted_sharpness": 100 + y,
     }.items():
         np.testing.assert_allclose(toy[name], value, rtol=1e-8, atol=1e-8, err_msg=name)
@@ -309,9 +315,11 @@ def test_what_was_not_asked_for_is_not_there(toy, tracked):
     assert not extra & set(toy.variables)
     assert extra <= set(tracked[0].variables)
     assert set(tracked[0].sizes) == {"t", "interval", "stride", "pair", "offset"}
-    assert toy.attrs == {
-        "ended_gd": -1, "ended_flow": -1, "ended_constrained": -1, "ended_predicted": -1, "single_direction_until": -1,
-        "learning_rate": TOY.learning_rate, "edge": 100.0,
+    curves = ("gd", "flow", "constrained", "predicted")
+    ends = {f"ended_{curve}": -1 for curve in curves} | {f"end_{curve}": "recorded to the end" for curve in curves}
+    assert toy.attrs == ends | {
+        "single_direction_until": -1, "learning_rate": TOY.learning_rate, "edge": 100.0,
+        "start_projection": ProjectionStatus.ON_BOUNDARY.message,
     }  # fmt: skip
 
 
@@ -327,6 +335,7 @@ def test_a_curve_that_ends_does_not_end_the_run(toy_objective):
     data = follow(toy_objective, [60.0, 0.0, 0.0], steps=50)
     end = data.attrs["ended_gd"]
     assert 0 < end < 50
+    assert data.attrs["end_gd"] == f"its loss is not finite from step {end} on"
     assert np.isfinite(data.gd_loss[:end]).all()
     assert not np.isfinite(data.gd_loss[end:]).any()
     for curve in ("constrained", "flow"):
@@ -373,6 +382,22 @@ def test_where_one_direction_ends_is_marked():
     assert data.stride.values.tolist() == [0, 50, 100, 150]
     assert data.attrs["single_direction_until"] == 100  # the first stride with λ₂ ≥ 1.9/η
     assert data.attrs["ended_gd"] == 1
+
+
+def test_a_constrained_trajectory_that_violates_its_constraint_says_so():
+    """A quadratic above 2/η: no direction lowers its sharpness, at the start and ever after."""
+    objective = Objective.create(lambda p: 3 * p[0] ** 2 + p[1] ** 2 / 2 - p[1], jnp.ones(2))
+    data = run(objective, jnp.array([1.0, 2.0]), 0.5, steps=30, edge_steps=10, progress=False)
+    assert data.attrs["status"].startswith("the sharpness is above 2/η at the start")
+    assert data.attrs["start_projection"] == ProjectionStatus.NO_DIRECTION.message
+    words = "recorded to the end, but it violates S ≤ 2/η by up to 50.0% at 30 of 30 steps: repair did not suffice"
+    assert data.attrs["end_constrained"] == words
+    # And nothing is lost meanwhile: gradient descent is the map x ↦ −2x, its prediction the same.
+    steps = np.arange(30)
+    np.testing.assert_allclose(data.gd_loss, 3 * 4.0**steps + (1 + 0.5**steps) ** 2 / 2 - 1 - 0.5**steps, rtol=1e-9)
+    np.testing.assert_allclose(data.gd_sharpness, 6, rtol=1e-9)
+    assert data.attrs["ended_gd"] == data.attrs["ended_predicted"] == -1
+    assert all(np.isfinite(values).all() for values in data.data_vars.values() if values.dtype.kind == "f")
 
 
 @pytest.mark.parametrize(

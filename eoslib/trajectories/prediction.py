@@ -28,7 +28,8 @@ class PredictedRecord(NamedTuple):
     v: Float[Array, " p"]  # v*_t
     x: Float[Array, ""]  # x*_t = u_t·v*_t
     y: Float[Array, ""]  # y*_t = ∇S_t⊥·v*_t
-    loss: Float[Array, ""]  # L(θ†_t) + x*²/η
+    loss: Float[Array, ""]  # L(θ†_t) + x*²/η, the theorem's
+    true_loss: Float[Array, ""]  # L(θ†_t + v*_t), the published series; a forward pass where it is used
     sharpness: Float[Array, ""]  # 2/η + y* + (∇S·u) x*
 
 
@@ -62,7 +63,8 @@ def predicted_step(
     carried = across - learning_rate * (product - along * geometry.hvp)
     carried = carried + (learning_rate * half_force(record, state.x, learning_rate)) * geometry.perpendicular
     x = (1 - learning_rate * (geometry.sharpness + y)) * state.x  # −(1 + ηy)x on the boundary, S = 2/η
-    return PredictedState(carried, x), PredictedRecord(across + state.x * u, state.x, y, loss, sharp)
+    v = across + state.x * u
+    return PredictedState(carried, x), PredictedRecord(v, state.x, y, loss, objective.loss(record.theta + v), sharp)
 
 
 def generalized_predicted_step(
@@ -88,4 +90,5 @@ def generalized_predicted_step(
     force = product - x * geometry.hvp - half_force(record, x, learning_rate) * geometry.perpendicular
     force = force + (inner(u, gradient) + x * y) * u
     sharp = geometry.sharpness + y + geometry.slope_along_u * x
-    return v - learning_rate * force, PredictedRecord(v, x, y, loss + x * x * y / 2, sharp)
+    at = PredictedRecord(v, x, y, loss + x * x * y / 2, objective.loss(theta + v), sharp)
+    return v - learning_rate * force, at

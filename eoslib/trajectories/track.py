@@ -44,8 +44,9 @@ def track_from(
 
     Returns:
         Dataset with the per-step series on ``t``, the flow's on ``interval`` and the diagnostics' on ``stride``; NaN
-        from where a curve ended.  Attributes ``ended_<curve>`` hold that step (−1: it did not end), and
-        ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: never, or not measured).
+        from where a curve ended.  Attributes ``ended_<curve>`` hold that step (−1: it did not end), ``end_<curve>``
+        and ``start_projection`` words, and ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: never,
+        or not measured).
 
     Raises:
         ValueError: if η or ``steps`` is not positive, θ has the wrong shape or dtype, or ``options`` are inconsistent.
@@ -82,7 +83,26 @@ def track_from(
             bar.update(length)
             sharpness, off = float(series["constrained_sharpness"][-1]), float(series["violation"].max())
             bar.set_postfix_str(f"S† = {sharpness:.5g} of {rule.edge:.5g}, violation {off:.1e}")
-    return dataset(records, rule, options)
+    return dataset(records, rule, options).assign_attrs(start_projection=ProjectionStatus.words(status))
+
+
+#: Relative violation of S ≤ 2/η above which the end of the constrained trajectory says so.
+TOLERATED_VIOLATION = 1e-3
+
+
+def _ends(data: xr.Dataset) -> dict[str, int | str]:
+    """The step from which each curve is not finite (−1: none), and its end in words."""
+    ends: dict[str, int | str] = {}
+    for curve in ("gd", "flow", "constrained", "predicted", "generalized"):
+        if f"{curve}_loss" in data:
+            bad = ~np.isfinite(data[f"{curve}_loss"].values)
+            ends[f"ended_{curve}"] = step = int(bad.argmax()) if bad.any() else -1
+            ends[f"end_{curve}"] = f"its loss is not finite from step {step} on" if bad.any() else "recorded to the end"
+    off = data["violation"].values > TOLERATED_VIOLATION if "violation" in data else np.zeros(1, bool)
+    if off.any():
+        most = f"by up to {data['violation'].values[off].max():.1%} at {off.sum()} of {off.size} steps"
+        ends["end_constrained"] = f"{ends['end_constrained']}, but it violates S ≤ 2/η {most}: repair did not suffice"
+    return ends
 
 
 def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options: Options = DEFAULT) -> xr.Dataset:
@@ -93,13 +113,9 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
     for dimension, stride in (("t", 1), ("interval", options.chunk), ("stride", options.strided)):
         if dimension in data.sizes:
             data = data.assign_coords({dimension: np.arange(data.sizes[dimension]) * stride})
-    for curve in ("gd", "flow", "constrained", "predicted"):
-        if f"{curve}_loss" in data:
-            bad = ~np.isfinite(data[f"{curve}_loss"].values)
-            data.attrs[f"ended_{curve}"] = int(bad.argmax()) if bad.any() else -1
     late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge if "eigenvalues" in data else np.zeros(1, bool)
     until = int(late.argmax()) * options.strided if late.any() else -1
-    attributes = {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
+    attributes = _ends(data) | {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
     return variables.describe(data.assign_attrs(attributes))
 
 
@@ -124,8 +140,8 @@ def track(
 
     Returns:
         Dataset of :func:`track_from` joined with the approach (``approach_loss`` on ``approach_step``, ``check_*`` on
-        ``check``); attributes ``status`` (worded) and ``instability_step``.  Where the edge is not reached, it holds
-        the approach alone.
+        ``check``); attributes ``status`` (worded), ``instability_step`` and ``unmeasured_steps`` (how long an earlier
+        excursion above 2/η could have gone unseen).  Where the edge is not reached, it holds the approach alone.
 
     Raises:
         ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
@@ -156,4 +172,5 @@ def run(
         tracked = track_from(objective, *where, rule, steps=steps, progress=progress, **tracking)
         data = data.merge(tracked, combine_attrs="override").assign_attrs(tracked.attrs)
     attributes = {"status": approach.status.message, "instability_step": approach.step}
+    attributes |= {"unmeasured_steps": approach.unmeasured}
     return variables.describe(data).assign_attrs(**attributes, learning_rate=rule.learning_rate, edge=rule.edge)

@@ -80,6 +80,7 @@ def _prediction(kind: str, words: str, star: str):
         (f"{kind}_x", "length", f"x{star}", f"displacement along u of the {words}", f"{kind}.x"),
         (f"{kind}_y", "curvature", f"y{star}", f"excess sharpness of the {words}", f"{kind}.y"),
         (f"{kind}_loss", "loss", f"L{star}", f"loss of the {words}", f"{kind}.loss"),
+        (f"{kind}_true_loss", "loss", f"L(θ† + v{star})", f"loss where the {words} is", f"{kind}.true_loss"),
         (f"{kind}_sharpness", "curvature", f"S{star}", f"sharpness of the {words}", f"{kind}.sharpness"),
         (f"{kind}_distance", "length", f"‖v{star}‖", f"distance of the {words} from θ†", f"norm of {kind}.v"),
         (f"{kind}_error", "length", f"‖v − v{star}‖", f"distance of the {words} from θ", f"norm of {kind}.v - v"),
