@@ -21,6 +21,11 @@ def radius(run: xr.Dataset) -> xr.DataArray:
     return np.sqrt(run.delta_squared.where(run.delta_squared > 0))
 
 
+def predicted_loss(run: xr.Dataset) -> xr.DataArray:
+    """Return the published series L(θ† + v*), or the theorem's L(θ†) + x²/η of a recorded run without it."""
+    return run.get("predicted_true_loss", run.predicted_loss)
+
+
 def cycles(run: xr.Dataset) -> np.ndarray:
     """Return the steps that bound a run's whole cycles (:func:`selfstab.theory.reduced.cycle_starts`)."""
     return cycle_starts(run.y.values)
