@@ -3,9 +3,10 @@ SCALE = quick
 SEED = 0
 JOBS = 2
 PORT = 8000
+CASES = 2000
 
 VENV = .venv/bin/python
-TARGETS = book figures test lint bench serve pdf lock clean help
+TARGETS = book figures test fuzz lint bench serve pdf lock clean help
 
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS) environment checked
@@ -17,6 +18,7 @@ help:
 	@echo "make book     environment, every run, notebook and figure, and the HTML book in book/_build/html"
 	@echo "make figures  the same without the book: results/SCALE/"
 	@echo "make test     the test suite (after make book it looks at the book in a browser too)"
+	@echo "make fuzz     CASES=$(CASES) random losses against the library, other ones each time"
 	@echo "make lint     ruff (rules and format), pyright on eoslib, and that no notebook carries outputs"
 	@echo "make bench    time and memory of the derivatives and of a tracked step, as a table"
 	@echo "make serve    the book at http://localhost:$(PORT)"
@@ -32,6 +34,9 @@ book figures: checked environment
 
 test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+fuzz: checked environment
+	@exec env EOSLIB_FUZZ=$(CASES) $(VENV) -m pytest -n $(JOBS) --dist load tests/test_fuzz.py
 
 lint: environment
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m pyright \

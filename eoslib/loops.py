@@ -26,6 +26,7 @@ def do_while(body: Callable[[Any], tuple[Any, Any, Any]], start: Any) -> tuple[A
     Raises:
         TypeError: if the body returns a carry of another dtype.
     """
+    body = jax.jit(body)
     result, carry, _ = jax.eval_shape(body, start)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
     for leaf, like in zip(jax.tree.leaves(start), jax.tree.leaves(carry), strict=True):
