@@ -46,7 +46,7 @@ def _refuse(*_, **__) -> NoReturn:
 
 # x ↦ an array of its shape and dtype filled with a number, whose derivatives, forward and reverse, are refused.
 _refusing = Primitive("eigenvector_derivative")
-_refusing.def_impl(lambda x, fill: jnp.asarray(np.full(x.shape, fill, x.dtype)))
+_refusing.def_impl(lambda x, fill: np.full(x.shape, fill, x.dtype))  # jax_debug_nans: no array of JAX may hold NaN
 _refusing.def_abstract_eval(lambda x, fill: x)
 mlir.register_lowering(_refusing, mlir.lower_fun(lambda x, fill: jnp.full_like(x, fill), multiple_results=False))
 batching.defvectorized(_refusing)
