@@ -36,6 +36,7 @@ def _solve(objective: Objective, theta, start, tolerance, max_products):
 def sharpness(
     loss_fn: Callable, params, batch=None,
     *, micro_batch: int | None = None, tolerance: float = 1e-3, max_products: int = 1000, start=None, seed: int = 0,
+    has_aux: bool = False,
 ) -> Sharpness:  # fmt: skip
     """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
 
@@ -48,6 +49,7 @@ def sharpness(
         max_products: Limit on Hessian-vector products.
         start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default.
         seed: Seed of the random start.
+        has_aux: Whether ``loss_fn`` returns (loss, aux).
 
     Raises:
         ValueError: on parameters that are not floating point, an inconsistent batch, or a tolerance that the dtype
@@ -59,7 +61,7 @@ def sharpness(
         >>> print(result.value, result.status.message)
         6.0 converged: every residual is within its tolerance
     """
-    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
+    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch, has_aux=has_aux)
     direction = random_direction(objective.size, objective.dtype, seed) if start is None else objective.ravel(start)
     theta, direction = objective.ravel(params), direction.astype(objective.dtype)
     value, u, error, products, status = _solve(objective, theta, direction, tolerance, max_products)

@@ -138,7 +138,7 @@ def test_derivatives_come_in_the_precision_asked_for(network):
 @pytest.mark.parametrize(
     ("params", "batch", "options", "message"),
     [
-        ({"w": jnp.arange(3)}, None, {}, r"floating-point arrays only, got \['int64'\]"),
+        ({"w": jnp.arange(3)}, None, {}, r"floating-point arrays only, got params\['w'\]: int64"),
         ({}, None, {}, "floating-point arrays only, got nothing"),
         ({"w": jnp.ones(3)}, (jnp.ones(4), jnp.ones(5)), {}, r"one non-empty leading axis, got \[4, 5\]"),
         ({"w": jnp.ones(3)}, jnp.ones((0, 2)), {}, r"one non-empty leading axis, got \[0\]"),
