@@ -1,10 +1,7 @@
-"""What a user hands in, with words where it cannot be used: parameters, a loss, and its evaluation in micro-batches.
+"""What a user hands in, with words where it cannot be used: parameters, a loss, and a loss in micro-batches.
 
->>> print(precision({"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(())}))
+>>> print(precision({"w": jnp.ones(3, jnp.bfloat16), "b": 1.0}))
 float32
->>> Loss.of(lambda params, batch: 0.0, ("params",))
-Traceback (most recent call last):
-ValueError: loss_fn is called as loss_fn(params): missing a required argument: 'batch'
 """
 
 from __future__ import annotations
@@ -21,38 +18,33 @@ from jax.core import Tracer
 
 PAGE = "see 'Your own model' in the book's library reference"
 ARRAY = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
-STATE = {"BatchStat", "RngState", "Cache", "Intermediate"}  # flax's variables that are no parameters
-STATEFUL = {"TraceContextError", "ModifyScopeVariableError", "InvalidRngError"}  # its errors where a layer needs them
+#: Classes of flax that are no parameters, and its errors where a layer would change them or needs a key.
+STATE = {"Module", "BatchStat", "RngState", "Cache", "Intermediate"}
+STATEFUL = {"TraceContextError", "ModifyScopeVariableError", "InvalidRngError"}
 
 
-def _flax(kind: type) -> set[str]:
-    return {base.__name__ for base in kind.__mro__ if base.__module__.startswith("flax.")}
+def _flax(thing) -> set[str]:
+    return {base.__name__ for base in type(thing).__mro__ if base.__module__.startswith("flax.")}
 
 
 def _kind(leaf) -> str:
-    return str(jnp.result_type(leaf)) if isinstance(leaf, ARRAY) else type(leaf).__name__
+    return str(jax.typeof(leaf)) if isinstance(leaf, ARRAY) else type(leaf).__name__
 
 
-def is_float(leaf) -> bool:
-    """Return whether a leaf is an array, or a number, of floating point."""
+def _is_float(leaf) -> bool:
     return isinstance(leaf, ARRAY) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def precision(params, dtype=None) -> np.dtype:
     """Return ``dtype``, or that of ``params`` and at least float32; ValueError where a leaf is no parameter."""
-    if "Module" in _flax(type(params)):
-        how = (
-            "graphdef, params, rest = nnx.split(model, nnx.Param, ...), merged in loss_fn (linen: variables['params'])"
-        )
-        raise ValueError(f"params must be arrays, got the module {type(params).__name__}: {how}; {PAGE}")
-    found = jax.tree.leaves_with_path(params, is_leaf=lambda node: bool(_flax(type(node)) & STATE))
-    named = [(jax.tree_util.keystr(path), leaf) for path, leaf in found]
-    wrong = [f"params{p}: {_kind(leaf)}" for p, leaf in named if not is_float(leaf) or p.startswith("['batch_stats']")]
-    if wrong or not named:
-        how = "take nnx.split(model, nnx.Param, ...) or linen's variables['params'], and close over the rest"
-        how = "complex ones as real and imaginary parts" if "complex" in str(wrong) else how
-        got = ", ".join(wrong) or "nothing"
-        raise ValueError(f"params must hold floating-point arrays only, got {got}; {how}; {PAGE}")
+    found = jax.tree.leaves_with_path(params, is_leaf=lambda node: bool(_flax(node) & STATE))
+    named = [(f"params{jax.tree_util.keystr(path)}", leaf) for path, leaf in found]
+    bad = [(p, leaf) for p, leaf in named if not _is_float(leaf) or p.startswith("params['batch_stats']")]
+    if bad or not named:
+        got = ", ".join(f"{p}: {_kind(leaf)}" for p, leaf in bad) or "nothing"
+        how = "take graphdef, params, rest = nnx.split(model, nnx.Param, ...) or linen's variables['params']"
+        rest = "close over the rest, split complex numbers in real and imaginary parts"
+        raise ValueError(f"params must hold floating-point arrays only, got {got}; {how}, {rest}; {PAGE}")
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.dtype(dtype or jnp.result_type(jnp.float32, *(leaf for _, leaf in named)))
     if dtype not in (jnp.float32, jnp.float64):
@@ -66,10 +58,9 @@ def at_least(dtype, tree, *, exactly: bool = False):
     def array(leaf):
         if not isinstance(leaf, ARRAY):
             raise ValueError(f"params and batch must hold arrays only, got {leaf!r}")
-        if not is_float(leaf):
-            return jnp.asarray(leaf)
         with jax.numpy_dtype_promotion("standard"):
-            return jnp.asarray(leaf, dtype if exactly else jnp.promote_types(jnp.result_type(leaf), dtype))
+            to = jnp.promote_types(jnp.result_type(leaf), dtype) if _is_float(leaf) and not exactly else dtype
+        return jnp.asarray(leaf, to if _is_float(leaf) else None)
 
     return jax.tree.map(array, tree)
 
@@ -83,14 +74,14 @@ def primitives(jaxpr) -> set[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A user's function, known by itself or, unhashable, by its identity: a scalar, or ValueError with words."""
+    """A user's function, equal by itself or, unhashable, by its identity: a scalar, or ValueError with words."""
 
     function: Callable = dataclasses.field(compare=False)
     key: Any
     has_aux: bool
 
     @classmethod
-    def of(cls, function: Callable, arguments: tuple[str, ...], has_aux: bool = False) -> Loss:
+    def of(cls, function: Callable, *arguments: str, has_aux: bool) -> Loss:
         """Return the loss; ValueError where the function does not take these arguments."""
         try:
             inspect.signature(function).bind(*arguments)
@@ -109,17 +100,15 @@ class Loss:
         try:
             result = self.function(params, *batch)
         except Exception as error:
-            if not _flax(type(error)) & STATEFUL:
+            if not _flax(error) & STATEFUL:
                 raise
             how = "BatchNorm takes use_running_average=True, dropout deterministic=True or a fixed key"
             raise ValueError(f"loss_fn must be a pure function of params and batch: {how}; {PAGE}: {error}") from error
         value, *aux = result if self.has_aux and isinstance(result, tuple) else (result,)
-        if len(aux) != self.has_aux or not is_float(value) or jnp.shape(value):
-            wanted = "(loss, aux), the loss a scalar" if self.has_aux else "a scalar"
-            value = value if len(aux) == self.has_aux else result
-            came = f"shape {jnp.shape(value)} of {_kind(value)}" if isinstance(value, ARRAY) else _kind(value)
-            hint = "" if self.has_aux else "; a loss that returns (loss, aux) needs has_aux=True"
-            raise ValueError(f"loss_fn must return {wanted} (a mean over samples), got {came}{hint}")
+        if len(aux) != self.has_aux or not _is_float(value) or jnp.shape(value):
+            came = _kind(value if len(aux) == self.has_aux else result)
+            wanted = "a scalar (a mean over samples), or with has_aux=True (loss, aux)"
+            raise ValueError(f"loss_fn must return {wanted}, got {came}, has_aux={self.has_aux}")
         return jnp.asarray(value)
 
 
@@ -129,24 +118,23 @@ def require_mean(loss: Callable, theta, batch, micro_batch: int) -> None:
     Few show it best: statistics of a large piece are almost those of its halves.  They are taken from all over the
     batch, for masks; and θ is moved at random as well, as a head that starts at zero hides what is normalized below it.
     """
-    leaves = jax.tree.leaves(batch)
-    if any(isinstance(leaf, Tracer) for leaf in (theta, *leaves)):
+    leaves = jax.tree.leaves((batch, theta))
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return
-    count = min(max(micro_batch, 2), 8)
-    chosen = np.linspace(0, len(leaves[0]) - 1, count).astype(int)
-    first, second = np.split(chosen, [count // 2])
+    chosen = np.linspace(0, len(leaves[0]) - 1, min(max(micro_batch, 2), 8)).astype(int)
+    parts = chosen, *np.array_split(chosen, 2)
     scale = jnp.sqrt(jnp.mean(theta**2))
     noise = jax.random.normal(jax.random.key(0), theta.shape, theta.dtype) * jnp.where(scale > 0, scale, 1)
     for at in (theta + 0.3 * noise, theta):
         try:
-            values = [loss(at, jax.tree.map(lambda a, i=part: a[i], batch)) for part in (chosen, first, second)]
+            values = [loss(at, jax.tree.map(lambda a, i=part: a[i], batch)) for part in parts]
             whole, *halves = map(float, values)
         except Exception:  # traced after all, or for batches of one size alone: nothing to compare
             continue
-        mean = (len(first) * halves[0] + len(second) * halves[1]) / count
+        mean = np.average(halves, weights=[len(part) for part in parts[1:]])
         # A true mean differs by rounding: 4e-7 in float32, up to 6e-5 behind bfloat16 layers, eps if it is bfloat16.
         tolerance = max(2e-4, 2 * float(jnp.finfo(values[0].dtype).eps))
         if np.isfinite(whole) and not abs(whole - mean) <= tolerance * max(map(abs, (whole, *halves))):
             why = "BatchNorm in training mode, a sum, a mean over a mask and dropout are not"
-            came = f"{count} samples give {whole:.6g}, the mean over their halves is {mean:.6g}"
+            came = f"{len(chosen)} samples give {whole:.6g}, the mean over their halves is {mean:.6g}"
             raise ValueError(f"micro_batch needs a loss that is a mean over samples: {came} ({why}; {PAGE})")

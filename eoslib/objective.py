@@ -48,10 +48,6 @@ class Cubic(NamedTuple):
     third: Float[Array, " p"]  # ∇³L[u, u]
 
 
-def _is_float(leaf) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
 @partial(
     register_dataclass,
     data_fields=["batch"],
@@ -92,7 +88,7 @@ class Objective:
                 none; if the leading axes of the batch disagree, or ``micro_batch`` is out of range.
         """
         exactly, dtype = dtype is not None, inputs.precision(params, dtype)
-        loss_fn = inputs.Loss.of(loss_fn, ("params",) if batch is None else ("params", "batch"), has_aux)
+        loss_fn = inputs.Loss.of(loss_fn, *("params", "batch")[: 1 + (batch is not None)], has_aux=has_aux)
         theta, unravel = ravel_pytree(inputs.at_least(dtype, params, exactly=True))
         if batch is not None:
             batch = inputs.at_least(dtype, batch, exactly=exactly)
@@ -183,13 +179,8 @@ class Objective:
         return self._evaluate(lambda f, t, d: self._along(jax.grad(f), t, d)[1], theta, v)
 
     def hvps(self, theta: Theta, vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
-        """Return ∇²L(θ) V for k directions in one pass: the gradient is linearized once."""
-
-        def expansion(f, t, d):
-            along = (lambda v: self._along(jax.grad(f), t, v)[1]) if self.reverse else jax.linearize(jax.grad(f), t)[1]
-            return jax.vmap(along)(d)
-
-        return self._evaluate(expansion, theta, vs)
+        """Return ∇²L(θ) V for k directions in one pass."""
+        return self._evaluate(self._products, theta, vs)
 
     def gradient_and_hvp(self, theta: Theta, v: Float[Array, " p"]):
         """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
@@ -202,11 +193,7 @@ class Objective:
 
     def cubic_and_hvps(self, theta, u, vs: Float[Array, "k p"]) -> tuple[Cubic, Float[Array, "k p"]]:
         """Return :meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient each."""
-
-        def expansion(f, t, d, e):
-            return self._cubic(f, t, d), jax.vmap(lambda v: self._along(jax.grad(f), t, v)[1])(e)
-
-        return self._evaluate(expansion, theta, u, vs)
+        return self._evaluate(lambda f, t, d, e: (self._cubic(f, t, d), self._products(f, t, e)), theta, u, vs)
 
     def directional(self, theta: Theta, w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
         """Return ∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one argument."""
@@ -219,6 +206,9 @@ class Objective:
         value, pullback = jax.vjp(f, theta)
         pushforward = jax.vjp(lambda c: pullback(c)[0], jax.tree.map(jnp.zeros_like, value))[1]
         return value, pushforward(d)[0]
+
+    def _products(self, f, theta, ds):
+        return jax.vmap(lambda d: self._along(jax.grad(f), theta, d)[1])(ds)
 
     def _derivative(self, f, theta, d, order: int):
         """The order-th derivative of f at θ along d."""
