@@ -99,7 +99,7 @@ def _solve(objective: Objective, theta, start, tolerance, max_products):
 def sharpness(
     loss_fn: Callable, params, batch=None,
     *, micro_batch: int | None = None, tolerance: float | None = None, max_products: int = 1000, start=None,
-    seed: int = 0,
+    seed: int = 0, has_aux: bool = False,
 ) -> Sharpness:  # fmt: skip
     """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
 
@@ -117,6 +117,7 @@ def sharpness(
         max_products: Limit on Hessian-vector products.
         start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default, or where zero.
         seed: Seed of the random start.
+        has_aux: Whether ``loss_fn`` returns (loss, aux).
 
     Raises:
         ValueError: on parameters that are not floating point, an inconsistent batch, a start of another size, or a
@@ -129,13 +130,12 @@ def sharpness(
         >>> print(result.value, result.message)
         6.0 converged: every residual is within its tolerance
     """
-    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
+    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch, has_aux=has_aux)
     tolerance = resolve_tolerance(tolerance, objective.dtype)
     vector = random_direction(objective.size, objective.dtype, seed) if start is None else objective.ravel(start)
     if vector.size != objective.size:
         raise ValueError(f"start must hold {objective.size} numbers, as params does, got {vector.size}")
     theta, vector = objective.ravel(params), vector.astype(objective.dtype)
     value, u, error, products, status = _solve(objective, theta, vector, tolerance, max_products)
-    u = jax.tree.map(lambda leaf, like: leaf.astype(jnp.result_type(like)), objective.unravel(u), params)
-    u, error = _opaque((u, error), value)
+    u, error = _opaque((objective.like_params(u), error), value)
     return Sharpness(value, u, error, products, status)

@@ -79,7 +79,7 @@ def test_a_start_from_the_last_eigenvector_costs_two_products():
 @pytest.mark.parametrize(
     ("params", "options", "message"),
     [
-        ({"w": jnp.arange(200)}, {}, r"floating-point arrays only, got \['int64'\]"),
+        ({"w": jnp.arange(200)}, {}, r"floating-point arrays only, got params\['w'\]: int64\[200\]"),
         ({"w": jnp.ones(200)}, {"tolerance": 1e-30}, r"tolerance must lie in \[8\.9e-16, 1\) for float64, got 1e-30"),
         ({"w": jnp.ones(200)}, {"start": {"w": jnp.ones(3)}}, "start must hold 200 numbers, as params does, got 3"),
         ({"w": jnp.ones(200)}, {"micro_batch": 3}, "micro_batch=3 needs a batch, got None"),
