@@ -92,10 +92,8 @@ def restoring_move(geometry: LocalGeometry, rule: GradientDescent, along: Any = 
     return floor_correction(geometry, slope) + jnp.where(up_the_wall, 0, rest)
 
 
-def floor_normal(
-    objective: Objective, theta: Theta, geometry: LocalGeometry, rule: GradientDescent
-) -> Float[Array, " p"]:
-    """Return the normal of the floor {u·∇L = 0} at θ, scaled to u·normal = 1; one Hessian-vector product.
+def floor_normal(objective: Objective, theta: Theta, geometry: LocalGeometry, rule: GradientDescent):
+    """Return the normal (p,) of the floor {u·∇L = 0} at θ, scaled to u·normal = 1; one Hessian-vector product.
 
     It is u + ∇³L[u, w]/S with w = Σ_{k>1} u_k (u_k·∇L)/(S − λ_k): u turns along the floor.  This tilt of order ε² is
     evaluated for λ_k ≪ S, as a difference over at most half a step of gradient descent.
