@@ -136,7 +136,7 @@ class Objective:
             raise ValueError(f"theta must be floating point, got {theta.dtype}")
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
-        if isinstance(theta, Position) or jnp.promote_types(theta.dtype, self.dtype) != self.dtype:
+        if isinstance(theta, Position) or np.promote_types(theta.dtype, self.dtype) != self.dtype:
             return Position.of(theta, self.dtype)
         return jnp.asarray(theta, self.dtype)
 

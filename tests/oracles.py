@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import optimize
 
 EPS = float(np.finfo(np.float64).eps)
 STEP = EPS**0.5  # of a central difference
@@ -81,22 +82,61 @@ def nearest(dense: Dense, point, edge: float) -> np.ndarray:
     return floor if dense.sharpness(floor) <= edge else _nearest(dense, point, edge, conditions=2)
 
 
+def conditions_of(dense: Dense, theta, edge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values u·∇L and S − edge (2,) of the two conditions of M, and their slopes (2, p).
+
+    The slope of u·∇L is S u + ∇³L[u, w], w = Σ_k u_k (u_k·∇L)/(λ_1 − λ_k) over k > 1.
+    """
+    values, vectors = dense.eigen(theta)
+    u, rest = vectors[0], vectors[1:]
+    gradient = np.asarray(dense.gradient(theta))
+    w = rest.T @ ((rest @ gradient) / (values[0] - values[1:]))
+    turned = values[0] * u + np.asarray(dense.mixed(theta, u, w))
+    return np.array([u @ gradient, values[0] - edge]), np.stack([turned, np.asarray(dense.derivative(theta, u))])
+
+
+def optimized(dense: Dense, point, edge: float, starts) -> np.ndarray:
+    """The point of M nearest to ``point`` (p,) by scipy's SLSQP, the best that it finds from several starts.
+
+    (Its interior-point method agrees, to the 1e-3 of the distance that its barrier leaves.)  Lengths are measured in
+    distances of the first start from ``point``, conditions in the change of S along one.
+    """
+    u, scale = dense.eigen(starts[0])[1][0], np.linalg.norm(starts[0] - point)
+
+    def relative(z):
+        left, slopes = conditions_of(dense, point + scale * z, edge)
+        sign = np.array([1 if dense.eigen(point + scale * z)[1][0] @ u > 0 else -1, -1])  # S is bounded from above
+        unit = sign / np.array([edge, np.linalg.norm(slopes[1])])
+        return unit * left / scale, unit[:, None] * slopes
+
+    conditions = [
+        dict(type=kind, fun=lambda z, i=i: relative(z)[0][i], jac=lambda z, i=i: relative(z)[1][i])
+        for i, kind in enumerate(("eq", "ineq"))
+    ]
+    found = [
+        optimize.minimize(
+            lambda z: z @ z / 2, (start - point) / scale, jac=lambda z: z, method="SLSQP", constraints=conditions,
+            options=dict(ftol=1e-16, maxiter=300),
+        )
+        for start in starts
+    ]  # fmt: skip
+    off = [np.abs(np.minimum(relative(one.x)[0], [np.inf, 0])).max() for one in found]
+    assert min(off) <= 1e-9, f"no point of M from any of {len(starts)} starts: off by {off}"
+    return point + scale * np.array(
+        min((one.fun, *one.x) for one, left in zip(found, off, strict=True) if left <= 1e-9)[1:]
+    )
+
+
 def _nearest(dense: Dense, point, edge: float, conditions: int) -> np.ndarray:
     """The point nearest to ``point`` with u·∇L = 0 and, of two conditions, S = edge.
 
     Successive projections onto the linearised conditions: a fixed point meets them, with what separates it from
-    ``point`` normal to both.  The slope of u·∇L is S u + ∇³L[u, w], w = Σ_k u_k (u_k·∇L)/(λ_1 − λ_k) over k > 1.
+    ``point`` normal to both.
     """
     point = np.asarray(point)
     theta = point
     for _ in range(200):
-        values, vectors = dense.eigen(theta)
-        u, rest = vectors[0], vectors[1:]
-        gradient = np.asarray(dense.gradient(theta))
-        w = rest.T @ ((rest @ gradient) / (values[0] - values[1:]))
-        turned = values[0] * u + np.asarray(dense.mixed(theta, u, w))
-        normals = np.stack([turned, np.asarray(dense.derivative(theta, u))])[:conditions]  # (1 or 2, p)
-        left = np.array([u @ gradient, values[0] - edge])[:conditions]
+        left, normals = (array[:conditions] for array in conditions_of(dense, theta, edge))
         theta, before = (
             point - normals.T @ np.linalg.solve(normals @ normals.T, left + normals @ (point - theta)),
             theta,
@@ -229,12 +269,8 @@ def _symmetric(rng, order: int, size: int) -> np.ndarray:
     return sum(np.transpose(tensor, a) for a in axes) / len(axes)
 
 
-def polynomial(seed: int = 0) -> tuple[Callable, Callable]:
-    """A quartic on R⁵ with the origin on the boundary of M: loss(θ, (g,)) with g (1,), and α ↦ (g,).
-
-    L = −g p·θ + ½θᵀHθ + T[θ³]/6 + Q[θ⁴]/24, with H = diag(2/η, 0, 0, .15/η, .5/η): u is the first axis, at the origin
-    ∇S = (1, 1, .6, 0, 0) and −∇L·∇S = α.
-    """
+def _polynomial(seed: int):
+    """Pull p (5,), Hessian's diagonal (5,), third and fourth derivatives of :func:`polynomial`; and ∇S·p."""
     rng = np.random.default_rng(seed)
     hessian = np.array([2, 0, 0, 0.15, 0.5]) / POLYNOMIAL_RATE
     pull = np.array([0, 1, -0.2, 0, 0.3])
@@ -247,9 +283,39 @@ def polynomial(seed: int = 0) -> tuple[Callable, Callable]:
     quartic = _symmetric(rng, 4, 5)
     quartic[0, 0, 0, 0] += 1
     quartic *= 0.5 * POLYNOMIAL_RATE
+    return pull, hessian, cubic, quartic, pull @ slope
+
+
+def polynomial(seed: int = 0) -> tuple[Callable, Callable]:
+    """A quartic on R⁵ with the origin on the boundary of M: loss(θ, (g,)) with g (1,), and α ↦ (g,).
+
+    L = −g p·θ + ½θᵀHθ + T[θ³]/6 + Q[θ⁴]/24, with H = diag(2/η, 0, 0, .15/η, .5/η): u is the first axis, at the origin
+    ∇S = (1, 1, .6, 0, 0) and −∇L·∇S = α.
+    """
+    pull, hessian, cubic, quartic, rise = _polynomial(seed)
 
     def loss(theta, constants):
-        bend = jnp.asarray(cubic / 6) + jnp.asarray(quartic / 24) @ theta
-        return theta @ (jnp.asarray(hessian / 2) * theta + bend @ theta @ theta - constants[0][0] * jnp.asarray(pull))
+        hessian_, cubic_, quartic_, pull_ = (
+            jnp.asarray(a, theta.dtype) for a in (hessian / 2, cubic / 6, quartic / 24, pull)
+        )
+        return theta @ (hessian_ * theta + (cubic_ + quartic_ @ theta) @ theta @ theta - constants[0][0] * pull_)
 
-    return loss, lambda alpha: (jnp.array([alpha / (pull @ slope)]),)
+    return loss, lambda alpha: (jnp.array([alpha / rise]),)
+
+
+def dense_polynomial(seed: int, alpha: float) -> Dense:
+    """The derivatives of :func:`polynomial` in closed form, by NumPy alone."""
+    pull, hessian, cubic, quartic, rise = _polynomial(seed)
+    force, third = alpha / rise * pull, lambda theta: cubic + quartic @ np.asarray(theta)
+
+    def gradient(theta):
+        theta = np.asarray(theta)
+        return hessian * theta + (cubic / 2 + quartic @ theta / 6) @ theta @ theta - force
+
+    return Dense(
+        lambda theta: theta @ (hessian * theta / 2 + (cubic / 6 + quartic @ theta / 24) @ theta @ theta - force),
+        gradient,
+        lambda theta: np.diag(hessian) + (cubic + quartic @ np.asarray(theta) / 2) @ np.asarray(theta),
+        lambda theta, v: third(theta) @ v @ v, lambda theta, v, w: third(theta) @ v @ w,
+        lambda theta, v: quartic @ v @ v @ v,
+    )  # fmt: skip

@@ -1,6 +1,8 @@
 """Projection onto M = {S ≤ 2/η, ∇L·u = 0}: closed forms, the exact nearest point, edge cases, statuses in words."""
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from eoslib.geometry import LocalGeometry, epsilon
 from eoslib.objective import Objective
+from eoslib.position import Position
 from eoslib.rules import GradientDescent
 from eoslib.stable_set import (
     ProjectionStatus,
@@ -90,17 +93,39 @@ def test_violation_and_corrections_have_their_closed_forms():
 # --- the nearest point ------------------------------------------------------------------------------------------------
 
 
+QUARTIC_EDGE = 2 / oracles.POLYNOMIAL_RATE
+AHEAD = np.eye(5)[0]  # u at the origin of the quartic
+
+
+class Valley(NamedTuple):
+    """The quartic valley on R⁵ at a given α."""
+
+    objective: Objective
+    dense: oracles.Dense
+    delta: float
+    small: float  # ε
+
+    def project(self, point, **options):
+        return projection(self.objective, jnp.asarray(point), jnp.asarray(AHEAD), oracles.POLYNOMIAL_RATE, **options)
+
+    def nearest(self, point) -> np.ndarray:
+        return oracles.nearest(self.dense, point, QUARTIC_EDGE)
+
+
 @pytest.fixture(scope="module")
 def valley():
-    """The quartic valley on R⁵ at a given α: the objective, its dense derivatives, δ and ε."""
-    loss, pull = oracles.polynomial()
-    objective = Objective.create(loss, jnp.zeros(5), pull(1.0))
+    """Any valley of the family: α changes no program, a seed does."""
+    beta = 1.0**2 + 0.6**2  # of ∇S = (1, 1, .6, 0, 0), across the first axis
 
-    def at(alpha):
-        constants, rate = pull(alpha), oracles.POLYNOMIAL_RATE
-        dense = oracles.Dense.of(lambda theta: loss(theta, constants))
-        beta = 1.0**2 + 0.6**2  # of ∇S = (1, 1, .6, 0, 0), across the first axis
-        return dataclasses.replace(objective, batch=constants), dense, (2 * alpha / beta) ** 0.5, rate * alpha**0.5
+    @functools.cache
+    def of(seed):
+        loss, pull = oracles.polynomial(seed)
+        return Objective.create(loss, jnp.zeros(5), pull(1.0)), pull
+
+    def at(alpha, seed=0):
+        objective, pull = of(seed)
+        objective, dense = dataclasses.replace(objective, batch=pull(alpha)), oracles.dense_polynomial(seed, alpha)
+        return Valley(objective, dense, (2 * alpha / beta) ** 0.5, oracles.POLYNOMIAL_RATE * alpha**0.5)
 
     return at
 
@@ -110,9 +135,9 @@ def two_valleys(valley):
     return {alpha: valley(alpha) for alpha in (1.0, 0.01)}
 
 
-def published(dense, theta, edge):
+def published(dense, theta, edge, rounds=3):
     """Three rounds of the simultaneous linearised step, the published procedure."""
-    for _ in range(3):
+    for _ in range(rounds):
         values, vectors = dense.eigen(theta)
         u, gradient = vectors[0], np.asarray(dense.gradient(theta))
         slope = np.asarray(dense.derivative(theta, u))
@@ -121,44 +146,111 @@ def published(dense, theta, edge):
     return theta
 
 
-def misses(two_valleys, x, step):
-    """Distances to the nearest point, in units of εδ, from x δ up the wall after ``step`` gradient steps."""
-    edge, origin, found = 2 / oracles.POLYNOMIAL_RATE, jnp.zeros(5), []
-    for objective, dense, delta, small in two_valleys.values():
-        point = origin.at[0].set(x * delta) - step * oracles.POLYNOMIAL_RATE * dense.gradient(origin)
-        there = projection(objective, point, jnp.eye(5)[0], oracles.POLYNOMIAL_RATE, **EXACT)
-        assert there.violation.sharpness <= 1e-9
-        found.append(np.linalg.norm(there.theta - oracles.nearest(dense, point, edge)) / (small * delta))
-    return found
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("alpha", [10.0, 1.0, 0.1, 0.01])
+@pytest.mark.parametrize("x", [-4.0, -1.0, 1.0, 4.0])
+def test_projection_from_the_wall_is_the_nearest_point(valley, seed, alpha, x):
+    """Within ε|x|/10 of εδ: the floor's normal is taken for λ_k ≪ S, where λ_2 is a quarter of it."""
+    here = valley(alpha, seed)
+    point, unit = x * here.delta * AHEAD, here.small * here.delta
+    exact = here.nearest(point)
+    rng = np.random.default_rng(seed)
+    starts = [np.zeros(5), point, *(0.5 * here.delta * rng.normal(size=(2, 5)))]
+    assert np.linalg.norm(oracles.optimized(here.dense, point, QUARTIC_EDGE, starts) - exact) <= 1e-4 * unit
+    found = here.project(point, **EXACT)
+    inside = here.dense.sharpness(exact) < QUARTIC_EDGE * (1 - 1e-9)
+    assert status_of(found) is ProjectionStatus["INSIDE" if inside else "ON_BOUNDARY"]
+    # S is accepted at 1e-9 above 2/η.
+    assert np.linalg.norm(found.theta - exact) <= 0.1 * here.small * abs(x) * unit + 2e-9 * QUARTIC_EDGE
+    assert float(found.offset) <= 1e-4 * unit + 1e-10 * abs(x) * here.delta
 
 
-@pytest.mark.parametrize("x", [-1.0, 0.5, 1.0])
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("x", [-4.0, -1.0, 1.0, 4.0])
+def test_default_tolerances_leave_a_tenth_of_epsilon_delta_and_the_offset_says_so(valley, x, single):
+    for alpha in (10.0, 1.0, 0.1):
+        here = valley(alpha)
+        point, unit = x * here.delta * AHEAD, here.small * here.delta
+        if single:
+            objective = Objective.create(here.objective.loss_fn, jnp.zeros(5), here.objective.batch, dtype=jnp.float32)
+            here = here._replace(objective=objective)
+        found = here.project(point)
+        missed = np.linalg.norm(np.asarray(found.theta) - here.nearest(point))
+        assert missed <= 0.1 * unit
+        # Beyond what the tilt's approximation and the tolerance of S leave, the offset foretells it.
+        assert missed <= 1.5 * found.offset + 0.1 * here.small * abs(x) * unit + 1e-5 * QUARTIC_EDGE
+        assert found.offset <= 0.1 * unit
+
+
+@given(
+    st.floats(-2, 0.5), st.floats(-4, 4), st.lists(st.floats(-0.5, 0.5), min_size=4, max_size=4),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_projection_is_feasible_idempotent_and_nothing_feasible_is_nearer(valley, power, x, across, seed):
+    here = valley(10.0**power)
+    point = here.delta * np.array([x, *across])
+    found = here.project(point, **EXACT)
+    theta = np.asarray(found.theta)
+    (slope, excess), _ = oracles.conditions_of(here.dense, theta, QUARTIC_EDGE)
+    assert status_of(found) in (ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY)
+    assert excess <= 2e-9 * QUARTIC_EDGE
+    assert abs(slope) <= 2e-7 * np.linalg.norm(here.dense.gradient(theta)) + 1e-12
+    again = projection(here.objective, found.theta, found.geometry.eigenvector, oracles.POLYNOMIAL_RATE, **EXACT)
+    np.testing.assert_array_equal(again.theta, theta)
+    assert float(again.offset) <= 1e-12
+    rng = np.random.default_rng(seed)
+    for size in (1e-3, 1e-2, 0.1, 1):
+        other = published(here.dense, theta + size * here.delta * rng.normal(size=5), QUARTIC_EDGE, rounds=8)
+        (slope, excess), _ = oracles.conditions_of(here.dense, other, QUARTIC_EDGE)
+        if excess <= 1e-9 * QUARTIC_EDGE and abs(slope) <= 1e-7 * np.linalg.norm(here.dense.gradient(other)):
+            slack = 0.1 * here.small**2 * abs(x) * here.delta + 2e-9 * QUARTIC_EDGE  # of the test above
+            assert np.linalg.norm(point - theta) <= np.linalg.norm(point - other) + slack
+
+
+@pytest.mark.parametrize("x", [-1.0, 0.0, 0.5, 1.0])
 def test_distance_to_the_nearest_point_after_a_gradient_step_is_of_higher_order(two_valleys, x):
     """Off by a small part of εδ, and by a smaller one at an ε ten times smaller."""
-    large, small = misses(two_valleys, x, step=1)
-    assert large <= 0.1
-    assert small <= large / 5
+    missed = []
+    for here in two_valleys.values():
+        point = x * here.delta * AHEAD - oracles.POLYNOMIAL_RATE * here.dense.gradient(np.zeros(5))
+        found = here.project(point, **EXACT)
+        assert found.violation.sharpness <= 1e-9
+        missed.append(np.linalg.norm(found.theta - here.nearest(point)) / (here.small * here.delta))
+    assert missed[0] <= 0.01
+    assert missed[1] <= missed[0] / 5 + 1e-3  # S is accepted at 1e-9 of 2/η, here 4e-4 of εδ
 
 
-@pytest.mark.parametrize("x", [-1.0, 1.0, 2.0])
-def test_distance_to_the_nearest_point_far_up_the_wall_is_of_order_epsilon_delta(two_valleys, x):
-    """There u is turned by x√β/S: Newton along it goes off by x²√β/S = (x/δ)² εδ/√2, towards lower S."""
-    large, small = misses(two_valleys, x, step=0)
-    assert large <= 1.2 * x**2 / 2**0.5
-    np.testing.assert_allclose(small, x**2 / 2**0.5, rtol=0.1)
+@pytest.mark.parametrize("alpha", [1.0, 0.1])
+def test_a_start_near_the_floor_costs_no_further_rounds(valley, alpha):
+    """Where a track starts, after a step that passed the edge, one move suffices, as it does without a nearest point."""
+    here = valley(alpha)
+    for part in (0.5, 1.0):
+        found = here.project(-part * oracles.POLYNOMIAL_RATE * here.dense.gradient(np.zeros(5)))
+        assert (int(found.rounds), status_of(found)) == (2, ProjectionStatus.ON_BOUNDARY)
 
 
 @pytest.mark.parametrize("x", [0.5, 1.0])
 def test_far_up_the_wall_newton_comes_first(two_valleys, x):
     """The simultaneous step of the published procedure lands a good part of δ away; near the floor it does not."""
-    objective, dense, delta, small = two_valleys[0.01]
-    edge = 2 / oracles.POLYNOMIAL_RATE
-    for start, least, most in ((x, 0.3, 1.5), (small, 0, small)):
-        point = jnp.zeros(5).at[0].set(start * delta)
-        exact = oracles.nearest(dense, point, edge)
-        assert least * delta <= np.linalg.norm(published(dense, np.asarray(point), edge) - exact) <= most * delta
-        found = projection(objective, point, jnp.eye(5)[0], oracles.POLYNOMIAL_RATE, **EXACT)
-        assert np.linalg.norm(found.theta - exact) <= small * delta
+    here = two_valleys[0.01]
+    for start, least, most in ((x, 0.3, 1.5), (here.small, 0, here.small)):
+        point = start * here.delta * AHEAD
+        exact, three = here.nearest(point), published(here.dense, point, QUARTIC_EDGE)
+        assert least * here.delta <= np.linalg.norm(three - exact) <= most * here.delta
+        assert np.linalg.norm(here.project(point, **EXACT).theta - exact) <= 0.01 * here.small * here.delta
+
+
+def test_where_the_floor_turns_too_fast_a_feasible_point_is_returned_and_said_to_be_no_more(valley):
+    """ε = .6 and 4δ up the wall: u has turned by more than a radian."""
+    here = valley(1000.0)
+    point = 4 * here.delta * AHEAD
+    found = here.project(point)
+    assert status_of(found) is ProjectionStatus.FEASIBLE
+    assert "not within the tolerance of the nearest one" in found.message
+    (slope, excess), _ = oracles.conditions_of(here.dense, found.theta, QUARTIC_EDGE)
+    assert excess <= 2e-5 * QUARTIC_EDGE
+    assert abs(slope) <= 2e-3 * np.linalg.norm(here.dense.gradient(found.theta))
+    assert found.offset > 1e-3 * np.linalg.norm(point - found.theta)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -183,9 +275,9 @@ def test_a_point_of_the_boundary_is_returned_unchanged_on_the_network(boundary):
     assert (int(found.rounds), status_of(found)) == (1, ProjectionStatus.ON_BOUNDARY)
 
 
-@pytest.mark.parametrize("x", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("x", [-4.0, -1.0, 0.0, 1.0, 4.0])
 def test_projection_on_the_network_is_feasible_idempotent_and_near_the_nearest_point(boundary, x):
-    """A gradient step from the boundary and x δ up the wall: off from the exact nearest point by a part of εδ."""
+    """A gradient step from the boundary and x δ up the wall: off from the exact nearest point by ε|x| εδ at most."""
     objective, dense, theta, on = boundary
     delta, small = float(on.geometry.delta_squared) ** 0.5, float(epsilon(on.geometry.alpha, oracles.RATE))
     point = theta + x * delta * on.geometry.eigenvector - oracles.RATE * on.geometry.gradient
@@ -196,7 +288,9 @@ def test_projection_on_the_network_is_feasible_idempotent_and_near_the_nearest_p
     assert values[0] <= NETWORK_EDGE * (1 + 2e-9)
     assert abs(vectors[0] @ gradient) <= 2e-7 * np.linalg.norm(gradient)
     exact = oracles.nearest(dense, point, NETWORK_EDGE)
-    assert np.linalg.norm(found.theta - exact) <= 0.5 * small * delta < 0.5 * np.linalg.norm(exact - theta)
+    assert (
+        np.linalg.norm(found.theta - exact) <= (abs(x) + 0.1) * small**2 * delta < 0.5 * np.linalg.norm(exact - theta)
+    )
     again = projection(objective, found.theta, found.geometry.eigenvector, oracles.RATE, **EXACT)
     np.testing.assert_array_equal(again.theta, found.theta)
     assert (int(again.rounds), status_of(again)) == (1, status_of(found))
@@ -220,11 +314,12 @@ def test_derivatives_in_single_precision_suffice(boundary):
     single = Objective.create(oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch(), dtype=jnp.float32)
     point = theta + 0.1 * on.geometry.perpendicular / on.geometry.beta  # S raised by .1
     found = projection(single, point, on.geometry.eigenvector.astype(jnp.float32), oracles.RATE)
-    assert found.theta.dtype == jnp.float64
+    assert isinstance(found.theta, Position)  # a float64 θ keeps what it has beyond the derivatives' precision
     assert status_of(found) in (ProjectionStatus.INSIDE, ProjectionStatus.ON_BOUNDARY)
-    assert dense.sharpness(found.theta) <= NETWORK_EDGE * (1 + 2e-5)  # twice the default tolerance
+    found = np.asarray(found.theta)
+    assert dense.sharpness(found) <= NETWORK_EDGE * (1 + 2e-5)  # twice the default tolerance
     # The linearised move leaves an error of second order in the .1 of 20.
-    np.testing.assert_allclose(dense.sharpness(found.theta), NETWORK_EDGE, rtol=(0.1 / 20) ** 2 * 10)
+    np.testing.assert_allclose(dense.sharpness(found), NETWORK_EDGE, rtol=(0.1 / 20) ** 2 * 10)
 
 
 # --- where it cannot --------------------------------------------------------------------------------------------------
@@ -246,7 +341,7 @@ def one_off(loss, theta, start, rate=1.0, **options):
 def test_a_projection_ends_in_words(loss, status, words):
     found = one_off(loss, [0.0, 3.0], [1.0, 0.1])
     assert status_of(found) is ProjectionStatus[status]
-    assert words in status_of(found).message
+    assert words in found.message
     np.testing.assert_array_equal(found.theta, [0.0, 3.0])  # nothing is moved that cannot be helped
     assert np.isfinite(np.asarray(restoring_move(found.geometry, GradientDescent(1.0)))).all()
 
@@ -271,9 +366,111 @@ def test_a_projection_stopped_too_early_says_so(toy_objective):
         (1.0, {"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
         (1.0, {"slope_tolerance": -1.0}, "slope_tolerance must be positive, got -1.0"),
         (1.0, {"max_rounds": 0}, "max_rounds must be positive, got 0"),
-        (1.0, {"eigen_tolerance": 0.0}, "got 0.0"),
+        (1.0, {"eigen_tolerance": 0.0}, "eigen_tolerance must be positive, got 0.0"),
     ],
 )
 def test_bad_arguments_are_named(rate, options, message):
     with pytest.raises(ValueError, match=message):
         one_off(lambda t: t @ t, [1.0, 1.0], [1.0, 0.1], rate, **options)
+
+
+def test_a_start_of_another_length_is_named():
+    with pytest.raises(ValueError, match=r"start must have shape \(2,\), got \(3,\)"):
+        one_off(lambda t: t @ t, [1.0, 1.0], [1.0, 0.1, 0.0])
+
+
+def test_a_multiplier_beyond_the_largest_number_is_none():
+    """β = 1e-38 in float32: c = excess/β would overflow, and c ∇S⊥ hold inf · 0."""
+    zero, u, tiny = (
+        jnp.zeros((), jnp.float32),
+        jnp.array([1.0, 0, 0], jnp.float32),
+        jnp.array([0, 1.5e-19, 0], jnp.float32),
+    )
+    geometry = LocalGeometry(zero, zero * u, zero + 300, u, 300 * u, tiny, jnp.ones((), int))
+    assert float(geometry.beta) > 0
+    np.testing.assert_array_equal(restoring_move(geometry, GradientDescent(0.02)), 0)
+
+
+# --- under ordinary use -----------------------------------------------------------------------------------------------
+
+
+def counted(traces):
+    """The toy's loss; each trace of it is counted."""
+
+    def loss(params, constants):
+        traces.append(1)
+        return oracles.toy_loss(params, constants)
+
+    return loss
+
+
+def ordinary_toy(loss=oracles.toy_loss) -> Objective:
+    constants = [jnp.asarray(c, jnp.float32) for c in oracles.Toy(alpha=2.0, beta=4.0, drift=0.5).constants]
+    return Objective.create(loss, jnp.zeros(3), tuple(constants))
+
+
+def test_a_second_call_compiles_nothing(ordinary):
+    traces = []
+    objective = ordinary_toy(counted(traces))
+    project(objective, jnp.array([0.1, 0.2, 0.3]), jnp.array([1.0, 0.1, 0.0]), 0.02)
+    before = len(traces)
+    assert before > 0
+    project(objective, jnp.array([0.2, 0.1, 0.3]), jnp.array([1.0, 0.0, 0.0]), 0.03)
+    project(objective, np.array([0.2, 0.1, 0.3], np.float32), np.array([1.0, 0.0, 0.0]), GradientDescent(0.01))
+    assert len(traces) == before
+
+
+def test_a_float64_point_of_numpy_keeps_its_precision_in_32_bit_mode(ordinary):
+    objective = ordinary_toy()
+    theta = np.array([0.0, -0.5, 1 / 3])  # a point of the set
+    found = project(objective, theta, np.array([1.0, 0.0, 0.0]), 0.02)
+    assert found.message == ProjectionStatus.INSIDE.message
+    np.testing.assert_allclose(np.asarray(found.theta), theta, rtol=2.0**-47)  # two float32: 48 bits
+    found = project(objective, theta + [0.3, 1.0, 0], np.array([1.0, 0.0, 0.0]), 0.02)
+    assert found.message == ProjectionStatus.ON_BOUNDARY.message
+    assert isinstance(found.theta, Position)
+    assert float(found.violation.sharpness) <= 1e-5
+
+
+def test_projection_under_jit_vmap_and_scan_is_the_same(ordinary):
+    objective, u = ordinary_toy(), jnp.array([1.0, 0.1, 0.0])
+    points = jnp.array([[0.1, 0.2, 0.3], [-0.4, 0.3, 0.0], [0.0, -0.5, 0.1]])
+    eager = [project(objective, point, u, 0.02) for point in points]
+    look = lambda point: project(objective, point, u, 0.02)  # noqa: E731
+    mapped = jax.vmap(look)(points)
+    scanned = jax.lax.scan(lambda carry, point: (carry, look(point)), 0, points)[1]
+    jitted = [jax.jit(look)(point) for point in points]
+    rates = jax.vmap(lambda rate: project(objective, points[0], u, rate))(jnp.array([0.02, 0.01]))
+    for k, one in enumerate(eager):
+        for other in (jax.tree.map(lambda leaf, k=k: leaf[k], found) for found in (mapped, scanned)):
+            np.testing.assert_allclose(other.theta, one.theta, atol=1e-6)  # rounding of float32, of θ ~ 1
+            assert int(other.status) == int(one.status)
+        np.testing.assert_allclose(jitted[k].theta, one.theta, atol=1e-6)
+    assert mapped.message == [one.message for one in eager]
+    np.testing.assert_allclose(rates.theta[0], eager[0].theta, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "theta", "status"),
+    [
+        (lambda t: 2 * t[0] ** 2, [1.0, 3.0], "NO_DIRECTION"),  # ∇S = 0, up the wall: Newton to the floor first
+        (lambda t: t[0] ** 2 / 4, [1.0, 3.0], "INSIDE"),  # β = 0 below the edge
+        (lambda t: t[0] ** 2 / 4, [0.0, 3.0], "INSIDE"),  # and ∇L = 0
+        (lambda t: (2 + t[1]) * t[0] ** 2 / 2, [0.0, 1.0], "ON_BOUNDARY"),  # ∇L = 0 above the edge, and below it
+        (lambda t: t[0] - t @ t, [1.0, 3.0], "NO_VALLEY"),
+        (lambda t: 0 * t[0], [1.0, 3.0], "INSIDE"),  # nothing at all
+        (lambda t: t[0] + t[1], [1.0, 3.0], "NO_VALLEY"),  # no curvature
+    ],
+)  # fmt: skip
+def test_no_nan_is_made_on_the_way(ordinary, loss, theta, status):
+    with jax.debug_nans(True):
+        found = project(Objective.create(loss, jnp.zeros(2)), jnp.array(theta), jnp.array([1.0, 0.1]), 1.0)
+    assert found.message == ProjectionStatus[status].message
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found._replace(geometry=())))
+
+
+def test_a_loss_of_one_parameter_is_projected(ordinary):
+    objective = Objective.create(lambda t: 0.5 * t[0] ** 2 + t[0], jnp.zeros(1))
+    found = project(objective, jnp.array([2.0]), jnp.array([1.0]), 1.0)
+    assert found.message == ProjectionStatus.INSIDE.message
+    np.testing.assert_allclose(found.theta, [-1.0], rtol=1e-6)
