@@ -116,7 +116,7 @@ def _step(objective: Objective, rule: GradientDescent, state: ConstrainedState, 
         geometry = geometry._replace(products=geometry.products + spent)
         again = (violation(geometry, rule).sharpness > tolerance) & (rounds < 5)
         again = again & ~unreachable(geometry, theta, geometry.sharpness - rule.edge)
-        moved = theta + jnp.where(again, restoring_move(geometry, rule), 0)
+        moved = theta + jnp.where(again, restoring_move(geometry, rule), 0).astype(theta.dtype)
         return (geometry, products), (moved, geometry.improved_eigenvector, geometry.products, rounds + 1), again
 
     zero = jnp.zeros((), jnp.int32)
@@ -128,7 +128,8 @@ def _step(objective: Objective, rule: GradientDescent, state: ConstrainedState, 
     turn = jnp.where(rounds > 1, 0, turn - inner(u, turn) * u)
     plain = geometry.sharpness + rule.learning_rate * geometry.alpha  # S after the plain step, to first order
     excess = (plain + inner(perpendicular, turn) - rule.edge).astype(objective.dtype)
-    lost = unreachable(geometry, theta, jnp.maximum(excess, geometry.sharpness - rule.edge))
+    needed = jnp.maximum(excess, geometry.sharpness - rule.edge)
+    lost = unreachable(geometry, theta, needed)
     correction = sharpness_multiplier(geometry, jnp.where(lost, 0, excess))
     bend = -correction * perpendicular
     overshoot = jnp.minimum(1 - rule.learning_rate * geometry.sharpness, 0)
@@ -140,11 +141,10 @@ def _step(objective: Objective, rule: GradientDescent, state: ConstrainedState, 
     following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, correction, bend)
     # An error of S within the tolerance on S ≤ 2/η does no harm, however small S is.
     known = jnp.maximum(eigen_tolerance * jnp.abs(geometry.sharpness), tolerance * rule.edge)
-    far = jnp.maximum(excess, geometry.sharpness - rule.edge) > tolerance * rule.edge
     cases = {  # the first that holds decides
         ConstrainedStatus.NOT_FINITE: ~(jnp.isfinite(geometry.loss + geometry.sharpness) & jnp.isfinite(move).all()),
         ConstrainedStatus.NOT_CONVERGED: geometry.residual > known,
-        ConstrainedStatus.NO_DIRECTION: lost & far,
+        ConstrainedStatus.NO_DIRECTION: lost & (needed > tolerance * rule.edge),
         ConstrainedStatus.VIOLATED: violation(geometry, rule).sharpness > tolerance,
         ConstrainedStatus.BENT: correction > 0,
     }
