@@ -103,7 +103,7 @@ def constrained_step(
     return _step(objective, resolve(rule), state, vs, tolerance=tolerance, eigen_tolerance=eigen_tolerance)
 
 
-@jax.jit(static_argnames=("tolerance", "eigen_tolerance"))
+@jax.jit(static_argnames=("tolerance", "eigen_tolerance"), inline=True)
 def _step(objective: Objective, rule: GradientDescent, state: ConstrainedState, vs, tolerance, eigen_tolerance):
     def unreachable(geometry, theta, excess):
         """A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose."""
