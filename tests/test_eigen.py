@@ -258,12 +258,17 @@ def test_directions_that_a_start_lacks_are_made_up_for(size, dense_limit, start)
     np.testing.assert_allclose(pairs.values, SPECTRA[size][: len(start)], rtol=1e-9)
 
 
-def test_what_a_deficient_start_does_hold_is_kept():
-    """The first of the leading two is given twice: both come back after the three products of a look."""
+@pytest.mark.parametrize("rows", [[0, 0], [0, 1, 0]], ids=str)
+def test_an_eigenvector_given_twice_counts_once(rows):
+    """What the start does hold is kept: it comes back after the products of a look."""
     matrix = with_spectrum(SPECTRA[200])
-    exact = np.linalg.eigh(np.asarray(matrix))[1].T[::-1]
-    pairs = solve(matrix, jnp.asarray(exact[[0, 1, 0]]), max_products=3)
-    np.testing.assert_allclose(pairs.values[:2], [3, 2], rtol=1e-12)
+    start, k = jnp.asarray(np.linalg.eigh(np.asarray(matrix))[1].T[::-1][np.array(rows)]), len(rows)
+    pairs = solve(matrix, start)
+    assert_are_eigenpairs(pairs, matrix, 1e-8)
+    np.testing.assert_allclose(pairs.values, SPECTRA[200][:k], rtol=1e-9)
+    look = solve(matrix, start, max_products=k)
+    np.testing.assert_allclose(look.values[: k - 1], SPECTRA[200][: k - 1], rtol=1e-12)
+    assert int(look.status) == EigenStatus.PRODUCT_LIMIT
 
 
 @each_size
