@@ -215,8 +215,13 @@ def leading_eigenpairs(
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
-    """Find one pair by :func:`leading_eigenpairs`: one product an iteration; arrays keep a leading axis of one."""
-    return leading_eigenpairs(matvec, start[None], **options)
+    """Find one pair by :func:`leading_eigenpairs`, on the side of its start: one product an iteration.
+
+    Arrays keep a leading axis of one.
+    """
+    pairs = leading_eigenpairs(matvec, start[None], **options)
+    opposite = inner(pairs.vectors[0], start.astype(pairs.vectors.dtype)) < 0
+    return pairs._replace(vectors=jnp.where(opposite, -pairs.vectors, pairs.vectors))
 
 
 def power_step(u: Float[Array, " p"], image: Float[Array, " p"], value: Float[Array, ""]) -> Float[Array, " p"]:

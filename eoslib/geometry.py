@@ -100,7 +100,7 @@ def local_geometry_and_products(
 
     def refine(u):
         pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, **options)
-        return pairs.vectors[0] * jnp.where(inner(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
+        return pairs.vectors[0], pairs.products
 
     # The start first; where it is stale, the eigenvector refined from it.
     def expand(carry):

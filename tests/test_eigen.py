@@ -164,11 +164,14 @@ def test_a_pair_that_converged_early_does_not_spoil_the_rest(first):
     assert_are_eigenpairs(pairs, matrix, 1e-8)
 
 
-def test_the_sign_of_the_start_is_no_matter():
+def test_one_pair_comes_on_the_side_of_its_start():
     matrix = with_spectrum([1.0, 0.5, *np.linspace(-1, 0.4, SIZE - 2)])
-    start = random_start(1)
-    one, other = solve(matrix, start), solve(matrix, -start)
+    start = random_start(1)[0]
+    solve = jax.jit(lambda start: leading_eigenpair(lambda v: matrix @ v, start, tolerance=1e-8))
+    one, other = solve(start), solve(-start)
     np.testing.assert_allclose(one.values, other.values, rtol=1e-13)
+    np.testing.assert_allclose(one.vectors, -other.vectors, atol=1e-10)
+    assert float(one.vectors[0] @ start) > 0
 
 
 @pytest.mark.parametrize("size", [5, SIZE], ids=["dense", "iterated"])
