@@ -13,12 +13,13 @@ neighboring problem is checked and improved at about one product a pair.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from eoslib.objective import inner, length
 from eoslib.status import Status
 
 DENSE_LIMIT = 64  # up to this size the matrix is formed: p products in one batch, then eigh
@@ -30,12 +31,35 @@ class EigenStatus(Status):
     CONVERGED = "converged: every residual is within its tolerance"
     PRODUCT_LIMIT = "not converged: the limit on products was reached before every residual was within its tolerance"
     NOT_FINITE = "not converged: the operator returned a value that is not finite"
+    STALLED = "not converged: a residual, measured afresh, exceeds its tolerance: the operator's rounding is too coarse"
 
 
 def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
     """Return a reproducible random unit vector, the cold start of every eigen-solve."""
     v = jax.random.normal(jax.random.key(seed), (size,), dtype)
     return v / jnp.linalg.norm(v)
+
+
+def direction(start: Float[Array, " p"]) -> Float[Array, " p"]:
+    """Return a start scaled to length one, or a random direction where it has none: zero, or not finite."""
+    norm = length(start)
+    lost = ~((norm > 0) & jnp.isfinite(norm))
+    unit = start / jnp.where(lost, 1, norm)
+    return jax.lax.cond(lost, lambda: random_direction(start.size, start.dtype), lambda: unit)
+
+
+def resolve_tolerance(tolerance: float | None, dtype) -> float:
+    """Return a tolerance that the dtype resolves: by default 1e-3, or the least there is.
+
+    Raises:
+        ValueError: if the one given is below that least, or not below 1.
+    """
+    floor = 4 * float(jnp.finfo(dtype).eps)
+    if tolerance is None:
+        return max(1e-3, floor)
+    if not floor <= tolerance < 1:
+        raise ValueError(f"tolerance must lie in [{floor:.1e}, 1) for {dtype}, got {tolerance!r}")
+    return tolerance
 
 
 class EigenPairs(NamedTuple):
@@ -47,20 +71,35 @@ class EigenPairs(NamedTuple):
     products: Int[Array, ""]  # applications of the operator to one vector
     status: Int[Array, ""]  # an EigenStatus
 
+    @property
+    def message(self) -> Any:
+        """How the solve ended, in words; outside of traced code only."""
+        return EigenStatus.words(self.status)
 
-def _finish(values, vectors, residuals, products, converged) -> EigenPairs:
-    status = jnp.where(converged, EigenStatus.CONVERGED, EigenStatus.PRODUCT_LIMIT)
+
+def _finish(values, vectors, residuals, products, tolerance, otherwise=EigenStatus.PRODUCT_LIMIT) -> EigenPairs:
+    converged = jnp.all(residuals <= tolerance * jnp.abs(values))
+    status = jnp.where(converged, EigenStatus.CONVERGED, otherwise)
     status = jnp.where(jnp.all(jnp.isfinite(residuals)), status, EigenStatus.NOT_FINITE).astype(jnp.int32)
     return EigenPairs(values, vectors, residuals, jnp.asarray(products, jnp.int32), status)
 
 
-def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype) -> EigenPairs:
+def _scale(a):
+    """Return the power of two below the largest entry (division by it is exact); 1 where that is 0 or not finite."""
+    largest = jnp.max(jnp.abs(a))
+    largest = jnp.where((largest >= jnp.finfo(a.dtype).tiny) & jnp.isfinite(largest), largest, 1)
+    return largest / (2 * jnp.frexp(largest)[0])
+
+
+def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype, tolerance: float) -> EigenPairs:
     """Return the k leading eigenpairs through the dense matrix: ``size`` products, then ``eigh``."""
     matrix = jax.vmap(matvec)(jnp.eye(size, dtype=dtype))  # (p, p)
+    scale = _scale(matrix)
+    matrix = matrix / scale
     values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = values[::-1][:k], vectors[:, ::-1].T[:k]
-    residuals = jnp.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
-    return _finish(values, vectors, residuals, size, converged=True)
+    residuals = length(vectors @ matrix - values[:, None] * vectors)
+    return _finish(values * scale, vectors, residuals * scale, size, tolerance, EigenStatus.STALLED)
 
 
 def _dot(a, b):
@@ -86,17 +125,18 @@ def _orthonormal(rows, images):
 def _rayleigh_ritz(basis, images, kept, k):
     """Top k Ritz pairs in the span of an orthonormal basis; returns values and coefficients (k, m)."""
     projected = _dot(basis, images)
-    projected = (projected + projected.T) / 2
+    scale = _scale(projected)
+    projected = (projected + projected.T) / (2 * scale)
     # Directions dropped from the basis must not look like the eigenvalue 0, which may be the largest.
     low = -2 * jnp.linalg.norm(projected) - 1
     projected = projected + jnp.diag(jnp.where(kept, jnp.zeros_like(low), low))
     values, coefficients = jnp.linalg.eigh(projected)
-    return values[::-1][:k], coefficients[:, ::-1].T[:k]
+    return values[::-1][:k] * scale, coefficients[:, ::-1].T[:k]
 
 
 def leading_eigenpairs(
     matvec: Callable, start: Float[Array, "k p"],
-    *, tolerance: float = 1e-3, max_products: int = 1000, dense_limit: int = DENSE_LIMIT,
+    *, tolerance: float | None = None, max_products: int = 1000, dense_limit: int = DENSE_LIMIT,
 ) -> EigenPairs:  # fmt: skip
     """Find the k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighboring problem.
 
@@ -106,8 +146,9 @@ def leading_eigenpairs(
 
     Args:
         matvec: v (p,) ↦ A v (p,), symmetric.
-        start: Starting vectors as rows (k, p); they need not be orthonormal.
-        tolerance: Largest residual accepted, relative to the eigenvalue's size.
+        start: Starting vectors as rows (k, p); they need not be orthonormal.  Rows that are zero, not finite or in the
+            span of the others are replaced by reproducible random ones.  Computed in float32 at least.
+        tolerance: Largest residual accepted, relative to the eigenvalue's size; 1e-3 where the dtype resolves it.
         max_products: Give up after so many products (a warm start of k rows alone costs k).
         dense_limit: For p up to this the matrix is formed instead.
 
@@ -118,24 +159,30 @@ def leading_eigenpairs(
     if start.ndim != 2 or not 1 <= start.shape[0] <= start.shape[1]:
         raise ValueError(f"start must have shape (k, p) with 1 <= k <= p, got {start.shape}")
     k, size = start.shape
-    floor = 4 * float(jnp.finfo(start.dtype).eps)
-    if not floor <= tolerance < 1:
-        raise ValueError(f"tolerance must lie in [{floor:.1e}, 1) for {start.dtype}, got {tolerance!r}")
+    start = start.astype(jnp.float32) if start.dtype.itemsize < 4 else start
+    tolerance = resolve_tolerance(tolerance, start.dtype)
     if max_products < k:
         raise ValueError(f"max_products must be at least k={k}, got {max_products!r}")
     if size <= max(dense_limit, 3 * k):
-        return dense_eigenpairs(matvec, size, k, start.dtype)
+        return dense_eigenpairs(matvec, size, k, start.dtype, tolerance)
     apply = jax.vmap(matvec) if k > 1 else lambda rows: matvec(rows[0])[None]
 
     def residual(values, vectors, images):
         rows = images - values[:, None] * vectors
-        return rows, jnp.sqrt(jnp.sum(rows * rows, axis=1))
+        return rows, length(rows)
 
-    basis, _, kept = _orthonormal(start, start)
-    images = apply(basis)
-    values, coefficients = _rayleigh_ritz(basis, images, kept, k)
+    finite = jnp.where(jnp.isfinite(start).all(axis=1, keepdims=True), start, 0)
+    basis, _, kept = _orthonormal(*[jax.vmap(lambda row: row / _scale(row))(finite)] * 2)
+
+    def fill():
+        random = jax.random.normal(jax.random.key(0), start.shape, start.dtype)
+        return _orthonormal(*[jnp.where(kept[:, None], basis, random)] * 2)[0]
+
+    basis = jax.lax.cond(jnp.all(kept), lambda: basis, fill)
+    images, every = apply(basis), jnp.ones(k, bool)
+    values, coefficients = _rayleigh_ritz(basis, images, every, k)
     vectors, images = coefficients @ basis, coefficients @ images
-    zero, every = jnp.zeros_like(vectors), jnp.ones(k, bool)
+    zero = jnp.zeros_like(vectors)
     state = values, vectors, images, zero, zero, residual(values, vectors, images)[1], k
 
     def unfinished(state):
@@ -164,12 +211,23 @@ def leading_eigenpairs(
         return values, vectors, images, steps, step_images, residual(values, vectors, images)[1], products + k
 
     values, vectors, images, _, _, norms, products = jax.lax.while_loop(unfinished, iterate, state)
-    return _finish(values, vectors, norms, products, jnp.all(norms <= tolerance * jnp.abs(values)))
+    return _finish(values, vectors, norms, products, tolerance)
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
-    """Find one pair by :func:`leading_eigenpairs`: one product an iteration; arrays keep a leading axis of one."""
-    return leading_eigenpairs(matvec, start[None], **options)
+    """Find one pair by :func:`leading_eigenpairs`, on the side of its start: one product an iteration.
+
+    Arrays keep a leading axis of one.
+    """
+    pairs = leading_eigenpairs(matvec, start[None], **options)
+    opposite = inner(pairs.vectors[0], start.astype(pairs.vectors.dtype)) < 0
+    return pairs._replace(vectors=jnp.where(opposite, -pairs.vectors, pairs.vectors))
+
+
+def power_step(u: Float[Array, " p"], image: Float[Array, " p"], value: Float[Array, ""]) -> Float[Array, " p"]:
+    """Return A u scaled to length one, on the side of u (u itself where A u = 0): nearer the eigenvector, for free."""
+    norm = length(image)
+    return jnp.where(norm > 0, image * (jnp.where(value < 0, -1, 1) / jnp.where(norm > 0, norm, 1)), u)
 
 
 def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Array, " p"], *, tolerance: float):
@@ -178,15 +236,14 @@ def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Arr
     The vector is improved by a power step, free of cost, or refined where its residual, relative to the eigenvalue,
     exceeds the tolerance; the image counts as one product.
     """
-    value = jnp.sum(u * image)
-    residual = jnp.linalg.norm(image - value * u)
+    value = inner(u, image)
+    residual = length(image - value * u)
 
     def refine():
         pairs = leading_eigenpair(matvec, u, tolerance=tolerance / 2, max_products=100)
         return pairs._replace(products=pairs.products + 1)
 
     def keep():
-        power = image * (jnp.sign(value) / jnp.linalg.norm(image))
-        return _finish(value[None], power[None], residual[None], 1, converged=True)
+        return _finish(value[None], power_step(u, image, value)[None], residual[None], 1, tolerance)
 
     return jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep)

@@ -12,18 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from eoslib.eigen import leading_eigenpair
+from eoslib.eigen import direction, leading_eigenpair, power_step
 from eoslib.loops import do_while
-from eoslib.objective import Objective, inner
+from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
 
 
 def radius_squared(alpha: Any, beta: Any) -> Any:
     """Return δ² = 2α/β, the squared radius of the oscillation (length²); any arrays that broadcast.
 
-    Negative where α < 0: nothing pushes to the edge there, and there is no oscillation.
+    Negative where α < 0: nothing pushes to the edge there, and there is no oscillation.  Where β = 0 it is 0 if α = 0,
+    and infinite otherwise: nothing pushes back.
     """
-    return 2 * alpha / beta
+    where = jnp.where if isinstance(alpha, jax.Array) or isinstance(beta, jax.Array) else np.where
+    with np.errstate(divide="ignore"):
+        return 2 * alpha / where((alpha == 0) & (beta == 0), 1, beta)
 
 
 def epsilon(alpha: Any, learning_rate: Any) -> Any:
@@ -46,12 +49,12 @@ class LocalGeometry(NamedTuple):
     @property
     def residual(self) -> Float[Array, ""]:
         """‖∇²L u − S u‖: some eigenvalue lies within it of S; the error of S itself is second order in it."""
-        return jnp.linalg.norm(self.hvp - self.sharpness * self.eigenvector)
+        return length(self.hvp - self.sharpness * self.eigenvector)
 
     @property
     def improved_eigenvector(self) -> Float[Array, " p"]:
-        """∇²L u scaled to length one, on the side of u: a power step, free of cost, to start the next solve."""
-        return self.hvp * (jnp.sign(self.sharpness) / jnp.linalg.norm(self.hvp))
+        """∇²L u scaled to length one (:func:`~eoslib.eigen.power_step`), to start the next solve."""
+        return power_step(self.eigenvector, self.hvp, self.sharpness)
 
     @property
     def perpendicular(self) -> Float[Array, " p"]:
@@ -81,10 +84,12 @@ class LocalGeometry(NamedTuple):
 
     @property
     def cosine(self) -> Float[Array, ""]:
-        """γ = α / (‖∇L‖ ‖∇S⊥‖)."""
-        return self.alpha / (jnp.linalg.norm(self.gradient) * jnp.sqrt(self.beta))
+        """γ = α / (‖∇L‖ ‖∇S⊥‖), 0 where either vanishes."""
+        norms = length(self.gradient) * length(self.perpendicular)
+        return jnp.where(norms == 0, 0, self.alpha / jnp.where(norms == 0, 1, norms))
 
 
+@jax.jit(static_argnames=("tolerance", "max_products"), inline=True)  # compiled once where it is called outside of jit
 def local_geometry_and_products(
     objective: Objective, theta: Theta, start: Float[Array, " p"], vs: Float[Array, "k p"],
     *, tolerance: float = 5e-3, max_products: int = 200,
@@ -95,7 +100,7 @@ def local_geometry_and_products(
 
     def refine(u):
         pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, **options)
-        return pairs.vectors[0] * jnp.where(inner(pairs.vectors[0], u) < 0, -1, 1).astype(dtype), pairs.products
+        return pairs.vectors[0], pairs.products
 
     # The start first; where it is stale, the eigenvector refined from it.
     def expand(carry):
@@ -106,12 +111,11 @@ def local_geometry_and_products(
         refined, more = jax.lax.cond(stale, refine, lambda u: (u, jnp.zeros((), jnp.int32)), u)
         return (geometry, products), (refined, spent + 1 + more), stale
 
-    u = start.astype(dtype) / jnp.linalg.norm(start).astype(dtype)
-    return do_while(expand, (u, jnp.zeros((), jnp.int32)))[0]
+    return do_while(expand, (direction(start.astype(dtype)), jnp.zeros((), jnp.int32)))[0]
 
 
 def local_geometry(objective: Objective, theta: Theta, start: Float[Array, " p"], **options) -> LocalGeometry:
-    """Return the local geometry at θ from ``start``, not zero, a neighboring point's eigenvector; u keeps its sign.
+    """Return the local geometry at θ from ``start``, a neighboring point's eigenvector, whose sign u keeps.
 
     One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that
     residual is too large is the eigenvector refined and the expansion repeated.  Options: ``tolerance``, the largest

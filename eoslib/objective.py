@@ -23,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
 
+from eoslib import inputs
 from eoslib.position import Position, Theta
 
 
@@ -47,11 +48,11 @@ class Cubic(NamedTuple):
     third: Float[Array, " p"]  # ∇³L[u, u]
 
 
-def _is_float(leaf) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-@partial(register_dataclass, data_fields=["batch"], meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch"])
+@partial(
+    register_dataclass,
+    data_fields=["batch"],
+    meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch", "dtypes", "reverse"],
+)
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """θ ↦ L(θ) for a flat vector θ of length p, with derivatives; build it with :meth:`create`.
@@ -67,44 +68,62 @@ class Objective:
     size: int  # number of parameters p
     dtype: Any  # precision of all derivatives
     micro_batch: int | None = None  # samples evaluated at once: the same mean of a larger batch, in less memory
+    dtypes: tuple = ()  # dtypes of the parameters' leaves, as they were given
+    reverse: bool = False  # whether the loss refuses forward mode (custom_vjp): two vjps then make a jvp
 
     @classmethod
-    def create(cls, loss_fn: Callable, params, batch=None, *, micro_batch: int | None = None, dtype=None) -> Objective:
+    def create(
+        cls, loss_fn: Callable, params, batch=None,
+        *, micro_batch: int | None = None, dtype=None, has_aux: bool = False,
+    ) -> Objective:  # fmt: skip
         """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
-        Of ``params`` only shapes, structure and dtype matter, and ``dtype`` is theirs by default; the other arguments
-        are the fields above.
+        Of ``params`` only shapes, structure and dtypes matter, and ``dtype`` is theirs by default, float32 at least.
+        Parameters, and floats of the batch that have less precision, reach the loss in it.  ``has_aux`` is for a loss
+        that returns (loss, aux); the other arguments are the fields above.
 
         Raises:
-            ValueError: if a parameter is not floating point, there is none, the loss is not a scalar, the leading axes
-                disagree, or ``micro_batch`` is out of range.
+            ValueError: if the loss cannot be called so, returns no scalar, has no second derivative, or is no mean over
+                samples where ``micro_batch`` is given; if a leaf of ``params`` is no floating-point array, or there is
+                none; if the leading axes of the batch disagree, or ``micro_batch`` is out of range.
         """
-        leaves = jax.tree.leaves(params)
-        if not leaves or not all(_is_float(leaf) for leaf in leaves):
-            kinds = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
-            raise ValueError(f"params must hold floating-point arrays only, got {kinds or 'nothing'}")
-        dtype = jnp.dtype(dtype or jnp.result_type(*leaves))
-        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
+        exactly, dtype = dtype is not None, inputs.precision(params, dtype)
+        loss_fn = inputs.Loss.of(loss_fn, *("params", "batch")[: 1 + (batch is not None)], has_aux=has_aux)
+        theta, unravel = ravel_pytree(inputs.at_least(dtype, params, exactly=True))
         if batch is not None:
-            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype if _is_float(leaf) else None), batch)
+            batch = inputs.at_least(dtype, batch, exactly=exactly)
             sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(batch)}
             if len(sizes) != 1 or 0 in sizes:
-                raise ValueError(f"all arrays of the batch must share one non-empty leading axis, got {sorted(sizes)}")
+                got = f"got {sorted(sizes)} (close over what is not one entry a sample, as a key)"
+                raise ValueError(f"all arrays of the batch must share one non-empty leading axis, {got}")
             if micro_batch is not None and not 1 <= micro_batch <= max(sizes):
                 raise ValueError(f"micro_batch must lie in 1..{max(sizes)}, got {micro_batch!r}")
             micro_batch = None if micro_batch == max(sizes) else micro_batch
         elif micro_batch is not None:
             raise ValueError(f"micro_batch={micro_batch!r} needs a batch, got None")
-        objective = cls(batch, loss_fn, unravel, flat.size, dtype, micro_batch)
-        # Not by `loss`, whose return type is checked in the tests before its shape is named here.
-        shape = jax.eval_shape(lambda t: objective._evaluate(lambda f, x: f(x), t), flat).shape
-        if shape != ():
-            raise ValueError(f"loss_fn must return a scalar (a mean over samples), got shape {shape}")
-        return objective
+        dtypes = tuple(map(jnp.result_type, jax.tree.leaves(params)))
+        objective = cls(batch, loss_fn, unravel, theta.size, dtype, micro_batch, dtypes)
+        _loss.eval_shape(objective, theta)  # whatever the loss itself raises
+        if micro_batch is not None:
+            inputs.require_mean(partial(_piece, objective), theta, batch, micro_batch)
+        failure = None
+        for reverse in (False, True):
+            objective = dataclasses.replace(objective, reverse=reverse)
+            try:  # a custom_vjp in forward mode is traced without complaint, into a primitive that cannot be evaluated
+                if "custom_lin" not in inputs.primitives(_hvp.trace(objective, theta, theta).jaxpr):
+                    return objective
+            except Exception as error:
+                failure = error
+        raise ValueError(f"loss_fn must be twice differentiable, in forward or reverse mode: {failure}") from failure
 
     def ravel(self, params) -> Float[Array, " p"]:
         """Return a pytree of parameters as a flat vector, in the order of :attr:`unravel`."""
-        return ravel_pytree(params)[0]
+        return ravel_pytree(inputs.at_least(self.dtype, params))[0]
+
+    def like_params(self, vector: Float[Array, " p"]):
+        """Return a flat vector as a pytree like the parameters, in the dtypes in which they were given."""
+        leaves, structure = jax.tree.flatten(self.unravel(vector.astype(self.dtype)))
+        return structure.unflatten(leaf.astype(dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True))
 
     def position(self, theta) -> Theta:
         """Return θ (p,), any array or position, in no more precision than it has: a Position above that of ``dtype``.
@@ -128,7 +147,7 @@ class Objective:
         arguments = [vector.astype(self.dtype) for vector in (theta, *directions)]
 
         def on(*piece):
-            return expansion(lambda t: self.loss_fn(self.unravel(t), *piece), *arguments)
+            return expansion(lambda t: self.loss_fn(self.unravel(t), *piece).astype(self.dtype), *arguments)
 
         if self.micro_batch is None:
             return on() if self.batch is None else on(self.batch)
@@ -157,45 +176,50 @@ class Objective:
 
     def hvp(self, theta: Theta, v: Float[Array, " p"]) -> Float[Array, " p"]:
         """Return ∇²L(θ) v; about one and a half gradients."""
-        return self._evaluate(lambda f, t, d: _along(jax.grad(f), t, d)[1], theta, v)
+        return self._evaluate(lambda f, t, d: self._along(jax.grad(f), t, d)[1], theta, v)
 
     def hvps(self, theta: Theta, vs: Float[Array, "k p"]) -> Float[Array, "k p"]:
-        """Return ∇²L(θ) V for k directions in one pass: the gradient is linearized once."""
-        return self._evaluate(lambda f, t, d: jax.vmap(jax.linearize(jax.grad(f), t)[1])(d), theta, vs)
+        """Return ∇²L(θ) V for k directions in one pass."""
+        return self._evaluate(self._products, theta, vs)
 
     def gradient_and_hvp(self, theta: Theta, v: Float[Array, " p"]):
         """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
-        (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: _along(jax.value_and_grad(f), t, d), theta, v)
+        (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: self._along(jax.value_and_grad(f), t, d), theta, v)
         return loss, gradient, hvp
 
     def cubic(self, theta: Theta, u: Float[Array, " p"]) -> Cubic:
         """Return (L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp along u; about two and a half gradients."""
-        return self._evaluate(_cubic, theta, u)
+        return self._evaluate(self._cubic, theta, u)
 
     def cubic_and_hvps(self, theta, u, vs: Float[Array, "k p"]) -> tuple[Cubic, Float[Array, "k p"]]:
         """Return :meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient each."""
-
-        def expansion(f, t, d, e):
-            return _cubic(f, t, d), jax.vmap(lambda v: _along(jax.grad(f), t, v)[1])(e)
-
-        return self._evaluate(expansion, theta, u, vs)
+        return self._evaluate(lambda f, t, d, e: (self._cubic(f, t, d), self._products(f, t, e)), theta, u, vs)
 
     def directional(self, theta: Theta, w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
         """Return ∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one argument."""
-        return self._evaluate(lambda f, t, d: _derivative(jax.grad(f), t, d, order - 1), theta, w)
+        return self._evaluate(lambda f, t, d: self._derivative(jax.grad(f), t, d, order - 1), theta, w)
+
+    def _along(self, f, theta, d):
+        """Value and derivative along d of f at θ."""
+        if not self.reverse:
+            return jax.jvp(f, (theta,), (d,))
+        value, pullback = jax.vjp(f, theta)
+        pushforward = jax.vjp(lambda c: pullback(c)[0], jax.tree.map(jnp.zeros_like, value))[1]
+        return value, pushforward(d)[0]
+
+    def _products(self, f, theta, ds):
+        return jax.vmap(lambda d: self._along(jax.grad(f), theta, d)[1])(ds)
+
+    def _derivative(self, f, theta, d, order: int):
+        """The order-th derivative of f at θ along d."""
+        return self._along(lambda t: self._derivative(f, t, d, order - 1), theta, d)[1] if order else f(theta)
+
+    def _cubic(self, f, theta, u) -> Cubic:
+        expansion = self._along(lambda t: self._along(jax.value_and_grad(f), t, u), theta, u)
+        ((value, gradient), (_, hvp)), (_, (_, third)) = expansion
+        return Cubic(value, gradient, hvp, third)
 
 
-def _along(f, theta, d):
-    """Value and derivative along d of f at θ."""
-    return jax.jvp(f, (theta,), (d,))
-
-
-def _derivative(f, theta, d, order: int):
-    """The order-th derivative of f at θ along d."""
-    return _along(lambda t: _derivative(f, t, d, order - 1), theta, d)[1] if order else f(theta)
-
-
-def _cubic(f, theta, u) -> Cubic:
-    expansion = _along(lambda t: _along(jax.value_and_grad(f), t, u), theta, u)
-    ((value, gradient), (_, hvp)), (_, (_, third)) = expansion
-    return Cubic(value, gradient, hvp, third)
+# What `create` looks at, traced once for equal objectives.
+_loss, _hvp = jax.jit(Objective.loss), jax.jit(Objective.hvp)
+_piece = jax.jit(lambda objective, theta, piece: objective.loss_fn(objective.unravel(theta), piece))

@@ -8,7 +8,14 @@ import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eoslib.eigen import DENSE_LIMIT, EigenStatus, leading_eigenpair, leading_eigenpairs
+from eoslib.eigen import (
+    DENSE_LIMIT,
+    EigenStatus,
+    improved_eigenpair,
+    leading_eigenpair,
+    leading_eigenpairs,
+    resolve_tolerance,
+)
 
 SIZE = 200
 
@@ -157,11 +164,14 @@ def test_a_pair_that_converged_early_does_not_spoil_the_rest(first):
     assert_are_eigenpairs(pairs, matrix, 1e-8)
 
 
-def test_the_sign_of_the_start_is_no_matter():
+def test_one_pair_comes_on_the_side_of_its_start():
     matrix = with_spectrum([1.0, 0.5, *np.linspace(-1, 0.4, SIZE - 2)])
-    start = random_start(1)
-    one, other = solve(matrix, start), solve(matrix, -start)
+    start = random_start(1)[0]
+    solve = jax.jit(lambda start: leading_eigenpair(lambda v: matrix @ v, start, tolerance=1e-8))
+    one, other = solve(start), solve(-start)
     np.testing.assert_allclose(one.values, other.values, rtol=1e-13)
+    np.testing.assert_allclose(one.vectors, -other.vectors, atol=1e-10)
+    assert float(one.vectors[0] @ start) > 0
 
 
 @pytest.mark.parametrize("size", [5, SIZE], ids=["dense", "iterated"])
@@ -218,3 +228,108 @@ def test_long_vectors_in_single_precision(k):
     found = solve(jnp.stack([u, w])[:k] + noise)
     assert found.status == EigenStatus.CONVERGED
     np.testing.assert_allclose(found.values, values[:k], rtol=1e-5)
+
+
+# --- starts without a direction, scales, precisions -------------------------------------------------------------------
+
+SPECTRA = {
+    20: np.array([3.0, 2.0, 1.2, *np.linspace(-4, 0.5, 17)]),
+    200: np.array([3.0, 2, 1.2, *np.linspace(-4, 0.5, 197)]),
+}
+each_size = pytest.mark.parametrize("size", SPECTRA, ids=["dense", "iterated"])
+
+
+@each_size
+@pytest.mark.parametrize("dense_limit", [0, DENSE_LIMIT])
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda size: np.zeros((1, size)),
+        lambda size: np.zeros((3, size)),
+        lambda size: np.ones((3, size)),  # rank 1
+        lambda size: np.arange(1.0, 4)[:, None] * np.eye(3, size)[[0, 1, 0]],  # rank 2
+        lambda size: np.eye(3, size) * np.array([1.0, np.nan, 0.0])[:, None],
+        lambda size: np.full((2, size), np.inf),
+        lambda size: 1e-30 * np.random.default_rng(0).normal(size=(3, size)),
+    ],
+    ids=["zero", "zeros", "rank 1", "rank 2", "nan", "inf", "tiny"],
+)
+def test_directions_that_a_start_lacks_are_made_up_for(size, dense_limit, start):
+    matrix, start = with_spectrum(SPECTRA[size]), jnp.asarray(start(size))
+    pairs = solve(matrix, start, dense_limit=dense_limit)
+    assert_are_eigenpairs(pairs, matrix, 1e-8)
+    np.testing.assert_allclose(pairs.values, SPECTRA[size][: len(start)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [[0, 0], [0, 1, 0]], ids=str)
+def test_an_eigenvector_given_twice_counts_once(rows):
+    """What the start does hold is kept: it comes back after the products of a look."""
+    matrix = with_spectrum(SPECTRA[200])
+    start, k = jnp.asarray(np.linalg.eigh(np.asarray(matrix))[1].T[::-1][np.array(rows)]), len(rows)
+    pairs = solve(matrix, start)
+    assert_are_eigenpairs(pairs, matrix, 1e-8)
+    np.testing.assert_allclose(pairs.values, SPECTRA[200][:k], rtol=1e-9)
+    look = solve(matrix, start, max_products=k)
+    np.testing.assert_allclose(look.values[: k - 1], SPECTRA[200][: k - 1], rtol=1e-12)
+    assert int(look.status) == EigenStatus.PRODUCT_LIMIT
+
+
+@each_size
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("scale", [1e-25, 1e-19, 1e-12, 1e-6, 1e6, 1e12, 1e19, 1e25])
+def test_operators_whose_squares_leave_the_range_of_float32(ordinary, size, k, scale):
+    matrix = jnp.asarray(np.asarray(with_spectrum(SPECTRA[size])) * scale, jnp.float32)
+    start = jnp.asarray(random_start(k, size), jnp.float32)
+    pairs = solve(matrix, start, tolerance=1e-4)
+    assert int(pairs.status) == EigenStatus.CONVERGED
+    exact = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1][:k]
+    # The images' drift over some fifty iterations: twenty roundings of ‖A‖ = 4.
+    np.testing.assert_allclose(np.asarray(pairs.values, np.float64), exact, rtol=0, atol=80 * 1.2e-7 * scale)
+    rows = np.asarray(pairs.vectors, np.float64)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(k), atol=1e-5)
+    residuals = np.linalg.norm(rows @ np.asarray(matrix, np.float64) - np.asarray(pairs.values)[:, None] * rows, axis=1)
+    assert (residuals <= 2e-4 * exact).all()
+
+
+@each_size
+def test_a_zero_operator_has_the_eigenvalue_zero(size):
+    with jax.debug_nans(True):
+        pairs = solve(jnp.zeros((size, size)), random_start(3, size))
+    np.testing.assert_array_equal(pairs.values, 0)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(3), atol=1e-12)
+    assert int(pairs.status) == EigenStatus.CONVERGED
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1e25, -1e25])
+def test_improving_a_vector_at_any_scale(ordinary, scale):
+    values = jnp.asarray(np.array([1.0, *np.full(99, 1e-2)]) * scale, jnp.float32)
+    u = jnp.asarray([np.sqrt(1 - 1e-4), 1e-2, *np.zeros(98)], jnp.float32)
+    with jax.debug_nans(True):
+        pairs = improved_eigenpair(lambda v: values * v, u, values * u, tolerance=2e-2)
+    np.testing.assert_allclose(pairs.values, [scale * (1 - 1e-4)], rtol=1e-4)
+    assert (int(pairs.products), int(pairs.status)) == (1, EigenStatus.CONVERGED)
+    np.testing.assert_allclose(jnp.linalg.norm(pairs.vectors[0]), 1, rtol=1e-6)
+    assert float(pairs.vectors[0] @ u) > 0.99
+    np.testing.assert_allclose(pairs.vectors[0][1], 1e-4 if scale else 1e-2, rtol=1e-2)
+
+
+@each_size
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_start_in_half_precision_is_solved_in_single(ordinary, size, dtype):
+    matrix = jnp.asarray(with_spectrum(SPECTRA[size]), jnp.float32)
+    pairs = leading_eigenpairs(lambda v: matrix @ v, jnp.asarray(random_start(2, size), dtype))
+    np.testing.assert_allclose(pairs.values, [3, 2], rtol=1e-5)
+    assert pairs.message.startswith("converged")
+    assert pairs.values.dtype == pairs.vectors.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("dtype", "default"), [("float64", 1e-3), ("float32", 1e-3), ("float16", 4 * 2**-10)])
+def test_the_default_tolerance_is_one_that_the_dtype_resolves(dtype, default):
+    assert resolve_tolerance(None, jnp.dtype(dtype)) == default
+
+
+def test_an_eigenvalue_lost_in_the_rounding_of_a_dense_operator_is_not_called_converged(ordinary):
+    values = np.array([1e-6, *np.linspace(-3, -1, 19)])
+    pairs = solve(jnp.asarray(with_spectrum(values), jnp.float32), jnp.ones((1, 20)), tolerance=1e-3)
+    assert int(pairs.status) == EigenStatus.STALLED
+    assert "rounding" in pairs.message

@@ -97,7 +97,8 @@ def problems(draw, sizes=(1, 2, 5, 80)):
     slope = draw(st.sampled_from((0.0, 0.1, 10.0)))
     axes = np.linalg.qr(rng.normal(size=(p, p)))[0]
     h = scale * curvatures(kind, p, rng)
-    parts = axes, h, cubic * scale * rng.normal(size=p), quartic * scale * rng.random(p), slope * scale * rng.normal(size=p)
+    t, q, g = cubic * rng.normal(size=p), quartic * rng.random(p), slope * rng.normal(size=p)
+    parts = axes, h, scale * t, scale * q, scale * g
     ridges = Ridges(*(np.asarray(part, np.float32)[None] for part in parts))
     theta = np.asarray(draw(st.sampled_from((0.0, 0.3, 3.0))) * rng.normal(size=p), np.float32)
     largest = np.abs(np.linalg.eigvalsh(ridges.hessian(theta))).max()
@@ -137,7 +138,10 @@ def test_sharpness_is_right_or_says_that_it_is_not(problem, start):
 
 
 @cases(40, 0.2)
-@given(st.integers(1, 3), st.sampled_from((5, 80)), st.sampled_from(SPECTRA), st.integers(-25, 25), starts, st.integers(0, 2**32 - 1))
+@given(
+    st.integers(1, 3), st.sampled_from((5, 80)), st.sampled_from(SPECTRA), st.integers(-25, 25), starts,
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
 def test_eigenpairs_are_the_leading_ones_at_any_scale(k, size, kind, power, start, seed):
     rng = np.random.default_rng(seed)
     axes, h = np.linalg.qr(rng.normal(size=(size, size)))[0], 10.0**power * curvatures(kind, size, rng)
@@ -158,8 +162,7 @@ PAIRS = jax.jit(lambda matrix, rows: leading_eigenpairs(lambda v: jnp.sum(matrix
 
 def feasible(ridges, theta, rate, tolerance):
     """Whether θ lies in the stable set by dense derivatives, with room for the eigenvector's residual."""
-    values, vectors = np.linalg.eigh(ridges.hessian(theta))
-    return values[-1] <= 2 / rate * (1 + tolerance)
+    return np.linalg.eigvalsh(ridges.hessian(theta))[-1] <= 2 / rate * (1 + tolerance)
 
 
 @cases(40, 0.2)
@@ -201,7 +204,7 @@ def test_constrained_steps_stay_finite_where_gradient_descent_does(problem, star
         assert finite[t] or status is ConstrainedStatus.NOT_FINITE
         if not finite[t]:
             assert not np.isfinite(plain).all(), "the constraint lost what gradient descent keeps"
-        elif status in (ConstrainedStatus.FREE, ConstrainedStatus.BENT):
+        elif status in (ConstrainedStatus.BELOW, ConstrainedStatus.BENT):
             assert feasible(ridges, path[t], rate, 5e-3)
 
 
@@ -220,8 +223,6 @@ def test_tracks_are_finite_or_end_in_words(problem):
         series = data[f"{curve}_loss"].values
         assert np.isfinite(series[: end if end >= 0 else steps]).all()
         assert ("not finite" in data.attrs[f"end_{curve}"]) == (end >= 0)
-        if curve != "predicted" and curve != "generalized" and end >= 0:
-            assert curve != "constrained" or data.attrs["ended_gd"] >= 0 or "projection" in data.attrs["start_projection"]
     for name in ("alpha", "beta", "gamma", "delta_squared", "violation", "constrained_sharpness"):
         if steps and data.attrs["ended_constrained"] < 0:
             assert not np.isnan(data[name].values).any(), name

@@ -1,20 +1,17 @@
-"""Local geometry against dense derivatives on the small network and closed forms on the toy; the public sharpness."""
+"""Local geometry against dense derivatives on the small network and closed forms on the toy."""
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import eoslib
-from eoslib.eigen import EigenStatus
-from eoslib.geometry import epsilon, local_geometry, local_geometry_and_products
+from eoslib.geometry import epsilon, local_geometry, local_geometry_and_products, radius_squared
+from eoslib.objective import Objective
 
 geometry_at = jax.jit(local_geometry, static_argnames=("tolerance", "max_products"))
 
@@ -167,80 +164,80 @@ def test_products_come_in_the_same_pass(at_edge, exact):
     np.testing.assert_allclose(found.sharpness_gradient, exact.sharpness_gradient, rtol=1e-8, atol=1e-10)
 
 
-# --- the public sharpness ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("start", [0.0, np.nan, np.inf])
+def test_a_start_without_a_direction_is_replaced_by_a_random_one(at_edge, start):
+    objective, theta, _, values, _ = at_edge
+    found = geometry_at(objective, theta, jnp.full(theta.shape, start), tolerance=TIGHT)
+    np.testing.assert_allclose(found.sharpness, values[0], **ROUNDING)
+    assert float(found.residual) <= TIGHT * values[0]
 
 
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(1, param_dtype=jnp.float64)(nn.tanh(nn.Dense(12, param_dtype=jnp.float64)(x)))
+def test_a_second_call_outside_of_jit_traces_nothing(at_edge):
+    """Nor one with an objective that differs only in its batch: what the loss is, is known by its static fields."""
+    _, theta, _, values, vectors = at_edge
+    traces = []
+
+    def loss(params, batch):
+        traces.append(1)
+        return oracles.mlp_loss(params, batch)
+
+    objectives = [Objective.create(loss, oracles.mlp_params(), oracles.mlp_batch(seed)) for seed in (1, 1, 2)]
+    found = local_geometry(objectives[0], theta, jnp.asarray(vectors[0]))
+    np.testing.assert_allclose(found.sharpness, values[0], **ROUNDING)
+    once = len(traces)
+    for objective in objectives:
+        local_geometry(objective, 1.1 * theta, jnp.asarray(vectors[1]))
+    assert len(traces) == once
 
 
-def flax_loss(params, batch):
-    inputs, labels = batch
-    return jnp.mean((Net().apply({"params": params}, inputs)[:, 0] - labels) ** 2)
+# --- where a quantity vanishes ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """A flax model after five steps of optax, its batch, and the dense sharpness there."""
-    batch = oracles.mlp_batch()
-    params = Net().init(jax.random.key(0), batch[0][:1])["params"]
-    optimizer = optax.sgd(0.05, momentum=0.9)
-
-    @jax.jit
-    def step(params, state):
-        updates, state = optimizer.update(jax.grad(flax_loss)(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = optimizer.init(params)
-    for _ in range(5):
-        params, state = step(params, state)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    return params, batch, oracles.Dense.of(lambda theta: flax_loss(unravel(theta), batch)).sharpness(flat)
+def test_the_radius_where_nothing_pushes_back():
+    for library in (np, jnp):
+        found = radius_squared(library.array([2.0, -2.0, 2.0, -2.0, 0.0, 0.0]), library.array([4.0, 4, 0, 0, 0, 1]))
+        np.testing.assert_array_equal(found, [1, -1, np.inf, -np.inf, 0, 0])
+        assert isinstance(found, np.ndarray if library is np else jax.Array)
+    assert radius_squared(1.0, 0.0) == np.inf
+    assert np.isnan(radius_squared(np.nan, 0.0))
 
 
-@pytest.mark.parametrize("micro_batch", [None, 7], ids=["whole", "7of40"])
-def test_sharpness_of_a_flax_model_in_optax_training(trained, micro_batch):
-    params, batch, expected = trained
-    found = eoslib.sharpness(flax_loss, params, batch, tolerance=1e-5, micro_batch=micro_batch)
-    np.testing.assert_allclose(found.value, expected, rtol=1e-9)  # the residual squared over the relative gap
-    assert found.status is EigenStatus.CONVERGED
-    assert found.status.message == "converged: every residual is within its tolerance"
-    assert abs(float(found.value) - expected) <= float(found.error_bound) <= 2e-5 * expected
-    assert jax.tree.structure(found.eigenvector) == jax.tree.structure(params)
-    np.testing.assert_allclose(optax.tree.norm(found.eigenvector), 1, rtol=1e-9)
-
-
-def quadratic(params):
-    return jnp.sum(jnp.linspace(-3, 1, 200) * params["w"] ** 2) / 2
-
-
-def test_a_sharpness_that_did_not_converge_says_so():
-    found = eoslib.sharpness(quadratic, {"w": jnp.ones(200)}, max_products=3)
-    assert found.status is EigenStatus.PRODUCT_LIMIT
-    assert "limit on products was reached" in found.status.message
-    assert found.products <= 4
-    assert 1 - float(found.value) <= float(found.error_bound)  # what it holds is still true
-    broken = eoslib.sharpness(lambda p: jnp.nan * quadratic(p), {"w": jnp.ones(200)})
-    assert broken.status is EigenStatus.NOT_FINITE
-
-
-def test_a_start_from_the_last_eigenvector_costs_two_products():
-    start = {"w": jnp.zeros(200).at[-1].set(2.0)}
-    found = eoslib.sharpness(quadratic, {"w": jnp.ones(200)}, start=start)
-    assert found.products == 2  # one looks, one measures the residual afresh
-    np.testing.assert_allclose(found.value, 1, rtol=1e-12)
+LINEAR = np.linspace(-1, 1, 100)
+CURVED = np.linspace(-3, 2, 100)
 
 
 @pytest.mark.parametrize(
-    ("params", "options", "message"),
+    ("loss", "sharpness"),
     [
-        ({"w": jnp.arange(200)}, {}, r"floating-point arrays only, got \['int64'\]"),
-        ({"w": jnp.ones(200)}, {"tolerance": 1e-30}, r"tolerance must lie in \[8\.9e-16, 1\) for float64, got 1e-30"),
-        ({"w": jnp.ones(200)}, {"micro_batch": 3}, "micro_batch=3 needs a batch, got None"),
+        (lambda t: jnp.sum(LINEAR.astype(np.float32) * t), 0.0),
+        (lambda t: jnp.sum(CURVED.astype(np.float32) * t**2) / 2, 2.0),
+        (lambda t: jnp.sum(CURVED[:9].astype(np.float32) * t[:9] ** 2) / 2, 0.0),  # largest eigenvalue 0, many times
+        (lambda t: jnp.float32(0) * t[0], 0.0),
     ],
+    ids=["linear", "quadratic", "flat", "constant"],
 )
-def test_bad_arguments_are_named(params, options, message):
-    with pytest.raises(ValueError, match=message):
-        eoslib.sharpness(quadratic, params, **options)
+@pytest.mark.parametrize("place", [0.0, 1.0])
+def test_no_quantity_is_nan_where_derivatives_vanish(ordinary, loss, sharpness, place):
+    objective = Objective.create(loss, jnp.zeros(100))
+    with jax.debug_nans(True):
+        found = local_geometry(objective, jnp.full(100, place), jnp.ones(100))
+        np.testing.assert_allclose(found.sharpness, sharpness, atol=1e-4)
+        vanish = dict(alpha=found.alpha, beta=found.beta, delta_squared=found.delta_squared, cosine=found.cosine)
+        assert not {name: float(value) for name, value in vanish.items() if value != 0}
+        np.testing.assert_allclose(jnp.linalg.norm(found.improved_eigenvector), 1, rtol=1e-5)
+
+
+def test_a_cosine_of_something_not_finite_is_not_zero(at_edge, exact):
+    assert np.isnan(exact._replace(gradient=exact.gradient.at[0].set(np.nan)).cosine)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_curvatures_whose_squares_leave_the_range_of_float32(ordinary, scale):
+    values = np.linspace(-3, 2, 100)
+    values[50] = 2.5
+    loss = lambda t: jnp.sum(jnp.asarray(values * scale, jnp.float32) * t * t) / 2  # noqa: E731
+    found = local_geometry(Objective.create(loss, jnp.zeros(100)), jnp.zeros(100), jnp.ones(100), tolerance=1e-3)
+    np.testing.assert_allclose(found.sharpness, 2.5 * scale, rtol=1e-5)
+    assert 0 < float(found.residual) <= 2.5e-3 * scale
+    np.testing.assert_allclose(jnp.linalg.norm(found.improved_eigenvector), 1, rtol=1e-5)
+    np.testing.assert_allclose(jnp.abs(found.eigenvector[50]), 1, atol=1e-3)

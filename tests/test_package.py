@@ -39,7 +39,7 @@ NETWORK = """
 """
 #: Ten constrained steps, and a long vector in single precision, of which careless sums lose a thousandth.
 SMOKE = """
-    assert "converged" in found.status.message
+    assert "converged" in found.message
     np.testing.assert_allclose(found.value, curvature(params), rtol=1e-4)
 
     rate = 2 / (0.9 * float(found.value))

@@ -122,7 +122,7 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
 def track(
     loss_fn: Callable, params, batch=None,
     *, learning_rate: GradientDescent | float, steps: int, edge_steps: int = 10_000, micro_batch: int | None = None,
-    options: Options = DEFAULT, seed: int = 0, progress: bool = True,
+    options: Options = DEFAULT, seed: int = 0, progress: bool = True, has_aux: bool = False,
 ) -> xr.Dataset:  # fmt: skip
     """Train any model to the edge of stability and track gradient descent, flow, θ† and the prediction from there.
 
@@ -137,6 +137,7 @@ def track(
         options: What to record besides the core.
         seed: Seed of the first eigen-solve.
         progress: Whether to draw a progress bar.
+        has_aux: Whether ``loss_fn`` returns (loss, aux).
 
     Returns:
         Dataset of :func:`track_from` joined with the approach (``approach_loss`` on ``approach_step``, ``check_*`` on
@@ -147,7 +148,7 @@ def track(
         ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
             :func:`~eoslib.trajectories.approach.find_instability`.
     """
-    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch)
+    objective = Objective.create(loss_fn, params, batch, micro_batch=micro_batch, has_aux=has_aux)
     theta = objective.ravel(params)
     shared = {"steps": steps, "options": options, "progress": progress}
     return run(objective, theta, learning_rate, edge_steps=edge_steps, seed=seed, **shared)
