@@ -33,8 +33,8 @@ class Position:
     ``np.asarray(position)`` is θ in float64.
     """
 
-    high: Float[Array, "*batch p"]  # θ rounded to the precision of the derivatives
-    low: Float[Array, "*batch p"]  # what rounding lost
+    high: Any  # (p,), θ rounded to the precision of the derivatives; as in any pytree, JAX may put shapes here
+    low: Any  # (p,), what rounding lost
 
     __array_ufunc__ = None  # NumPy's arrays leave the arithmetic to this class
 
