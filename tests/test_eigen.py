@@ -336,8 +336,8 @@ def test_an_eigenvalue_lost_in_the_rounding_of_a_dense_operator_is_not_called_co
 
 
 def test_cold_starts_end_on_the_leading_pair():
-    """Of random spectra; at ten times the tolerance some end on the second, which this null model shows."""
-    rng, size, count = np.random.default_rng(0), 200, 150
+    """Of random spectra; at thirty times the tolerance some end on the second, which this null model shows."""
+    rng, size, count = np.random.default_rng(0), 120, 60
     axes = [np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(count)]
     values = np.sort(rng.normal(size=(count, size)))[:, ::-1]
     matrices = jnp.asarray([a.T @ (v[:, None] * a) for a, v in zip(axes, values)])
@@ -349,4 +349,4 @@ def test_cold_starts_end_on_the_leading_pair():
         return 1 - pairs.values[:, 0] / values[:, 0]
 
     assert off(None).max() < 1e-4
-    assert off(3e-3).max() > 1e-2
+    assert off(1e-2).max() > 1e-2
