@@ -208,25 +208,21 @@ def _advance(loss_fn, trained, has_aux, rule, params, state: ConstrainedTransfor
         return tree.unflatten([next(found) if train else leaf for train, leaf in zip(trained, frozen)])
 
     block = tree.unflatten([leaf if train else None for train, leaf in zip(trained, leaves)])
-    options = {"has_aux": True} if has_aux else {}
-    objective = Objective.create(lambda part, *data: loss_fn(whole(part, leaves), *data), block, batch, **options)
-
-    def flat(part):
-        return objective.ravel(jax.tree.map(lambda leaf: leaf.astype(objective.dtype), part))
+    objective = Objective.create(lambda part, *data: loss_fn(whole(part, leaves), *data), block, batch, has_aux=has_aux)
 
     def strayed(leaf, asked):
         rounding = 4 * float(jnp.finfo(leaf.dtype).eps) * (jnp.abs(asked) + state.largest)
         return (jnp.abs(leaf.astype(asked.dtype) - asked) > rounding).any()
 
-    theta, rule = flat(block), jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
+    theta, rule = objective.ravel(block), jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
     following, record = constrained_step(objective, rule, ConstrainedState(theta, *state[:4]))
     move = following.theta - theta
-    updates = jax.tree.map(lambda step, leaf: step.astype(leaf.dtype), objective.unravel(move), block)
+    updates = objective.like_params(move)
     altered = jnp.stack(jax.tree.leaves(jax.tree.map(strayed, block, objective.unravel(state.asked)))).any()
     altered = altered & (state.steps > 0) & (record.status != ConstrainedStatus.NOT_FINITE)
     state = ConstrainedTransformState(
         *following[1:], record.geometry.sharpness, jnp.where(altered, ConstrainedStatus.ALTERED, record.status),
-        state.steps + 1, flat(optax.apply_updates(block, updates)), jnp.abs(move).max(),
+        state.steps + 1, objective.ravel(optax.apply_updates(block, updates)), jnp.abs(move).max(),
     )  # fmt: skip
     return whole(updates, map(jnp.zeros_like, leaves)), state
 
