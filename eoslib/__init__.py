@@ -9,10 +9,17 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from eoslib.constrained import ConstrainedRecord, ConstrainedState, constrained_gradient_descent, constrained_step
+from eoslib.constrained import (
+    ConstrainedRecord,
+    ConstrainedState,
+    ConstrainedStatus,
+    constrained_gradient_descent,
+    constrained_step,
+)
 from eoslib.eigen import EigenPairs, EigenStatus, leading_eigenpair, leading_eigenpairs
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.objective import Cubic, Objective
+from eoslib.position import Position
 from eoslib.rules import GradientDescent
 from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
@@ -23,9 +30,10 @@ if TYPE_CHECKING:
     from eoslib.trajectories.track import track, track_from
 
 __all__ = [
-    "ConstrainedRecord", "ConstrainedState", "Cubic", "EigenPairs", "EigenStatus", "GradientDescent", "LocalGeometry",
-    "Objective", "Projection", "ProjectionStatus", "Sharpness", "constrained_gradient_descent", "constrained_step",
-    "leading_eigenpair", "leading_eigenpairs", "local_geometry", "project", "sharpness",
+    "ConstrainedRecord", "ConstrainedState", "ConstrainedStatus", "Cubic", "EigenPairs", "EigenStatus",
+    "GradientDescent", "LocalGeometry", "Objective", "Position", "Projection", "ProjectionStatus", "Sharpness",
+    "constrained_gradient_descent", "constrained_step", "leading_eigenpair", "leading_eigenpairs", "local_geometry",
+    "project", "sharpness",
 ]  # fmt: skip
 if importlib.util.find_spec("xarray") and importlib.util.find_spec("tqdm"):  # the extra ``track`` is there
     __all__ += ["Approach", "EdgeStatus", "Options", "find_instability", "track", "track_from"]

@@ -88,7 +88,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
     transported, beta = state.transported, state.transported_beta
     if options.transport:
-        ratio = inner(geometry.perpendicular, transported) / beta
+        ratio = inner(geometry.perpendicular, transported) / jnp.where(beta > 0, beta, 1)  # 0 where ∇S⊥ vanished
         along, fresh = inner(geometry.eigenvector, transported), state.step % options.transport == 0
         image = record.products[-1] - along * geometry.hvp
         moved = transported - along * geometry.eigenvector - rule.learning_rate * image
