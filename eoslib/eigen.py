@@ -31,7 +31,7 @@ class EigenStatus(Status):
     CONVERGED = "converged: every residual is within its tolerance"
     PRODUCT_LIMIT = "not converged: the limit on products was reached before every residual was within its tolerance"
     NOT_FINITE = "not converged: the operator returned a value that is not finite"
-    STALLED = "not converged: a residual, measured afresh, exceeds its tolerance: the operator's rounding is too coarse"
+    STALLED = "not converged: the operator's rounding, in this precision, keeps a residual above its tolerance"
 
 
 def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
@@ -81,7 +81,7 @@ class EigenPairs(NamedTuple):
         return EigenStatus.words(self.status)
 
 
-def _finish(values, vectors, residuals, products, tolerance, otherwise=EigenStatus.PRODUCT_LIMIT) -> EigenPairs:
+def _finish(values, vectors, residuals, products, tolerance, otherwise: Any = EigenStatus.PRODUCT_LIMIT) -> EigenPairs:
     converged = jnp.all(residuals <= tolerance * jnp.abs(values))
     status = jnp.where(converged, EigenStatus.CONVERGED, otherwise)
     status = jnp.where(jnp.all(jnp.isfinite(residuals)), status, EigenStatus.NOT_FINITE).astype(jnp.int32)
@@ -89,10 +89,10 @@ def _finish(values, vectors, residuals, products, tolerance, otherwise=EigenStat
 
 
 def _scale(a):
-    """Return the power of two below the largest entry (division by it is exact); 1 where that is 0 or not finite."""
-    largest = jnp.max(jnp.abs(a))
-    largest = jnp.where((largest >= jnp.finfo(a.dtype).tiny) & jnp.isfinite(largest), largest, 1)
-    return largest / (2 * jnp.frexp(largest)[0])
+    """Return the power of two next to the largest entry (division by it is exact); 1 where that is 0 or not finite."""
+    largest, info = jnp.max(jnp.abs(a)), jnp.finfo(a.dtype)
+    usual = (largest >= info.tiny) & (largest <= info.max / 2)
+    return jax.lax.reduce_precision(jnp.where(usual, largest, 1), info.nexp, 0)
 
 
 def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype, tolerance: float) -> EigenPairs:
@@ -127,7 +127,7 @@ def _orthonormal(rows, images):
 
 
 def _rayleigh_ritz(basis, images, kept, k):
-    """Top k Ritz pairs in the span of an orthonormal basis; returns values and coefficients (k, m)."""
+    """Top k Ritz pairs in the span of an orthonormal basis: values, coefficients (k, m), and the operator's size."""
     projected = _dot(basis, images)
     scale = _scale(projected)
     projected = (projected + projected.T) / (2 * scale)
@@ -135,7 +135,7 @@ def _rayleigh_ritz(basis, images, kept, k):
     low = -2 * jnp.linalg.norm(projected) - 1
     projected = projected + jnp.diag(jnp.where(kept, jnp.zeros_like(low), low))
     values, coefficients = jnp.linalg.eigh(projected)
-    return values[::-1][:k] * scale, coefficients[:, ::-1].T[:k]
+    return values[::-1][:k] * scale, coefficients[:, ::-1].T[:k], scale
 
 
 def leading_eigenpairs(
@@ -162,13 +162,13 @@ def leading_eigenpairs(
     """
     if start.ndim != 2 or not 1 <= start.shape[0] <= start.shape[1]:
         raise ValueError(f"start must have shape (k, p) with 1 <= k <= p, got {start.shape}")
-    k, size = start.shape
+    k, p = start.shape
     start = start.astype(jnp.float32) if start.dtype.itemsize < 4 else start
     tolerance = resolve_tolerance(tolerance, start.dtype)
     if max_products < k:
         raise ValueError(f"max_products must be at least k={k}, got {max_products!r}")
-    if size <= max(dense_limit, 3 * k):
-        return dense_eigenpairs(matvec, size, k, start.dtype, tolerance)
+    if p <= max(dense_limit, 3 * k):
+        return dense_eigenpairs(matvec, p, k, start.dtype, tolerance)
     apply = jax.vmap(matvec) if k > 1 else lambda rows: matvec(rows[0])[None]
 
     def residual(values, vectors, images):
@@ -184,21 +184,23 @@ def leading_eigenpairs(
 
     basis = jax.lax.cond(jnp.all(kept), lambda: basis, fill)
     images, every = apply(basis), jnp.ones(k, bool)
-    values, coefficients = _rayleigh_ritz(basis, images, every, k)
+    values, coefficients, size = _rayleigh_ritz(basis, images, every, k)
     vectors, images = coefficients @ basis, coefficients @ images
     zero = jnp.zeros_like(vectors)
-    state = values, vectors, images, zero, zero, residual(values, vectors, images)[1], k
+    # A residual of a few roundings of the operator is noise, which further iterations would only amplify.
+    rounding = 10 * float(jnp.finfo(start.dtype).eps)
+    state = values, vectors, images, zero, zero, residual(values, vectors, images)[1], rounding * size, k
 
     def unfinished(state):
-        values, *_, norms, products = state
-        inaccurate = jnp.any(norms > tolerance * jnp.abs(values))
+        values, *_, norms, noise, products = state
+        inaccurate = jnp.any(norms > jnp.maximum(tolerance * jnp.abs(values), noise))
         return inaccurate & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
 
     def iterate(state):
-        values, vectors, images, steps, step_images, _, products = state
+        values, vectors, images, steps, step_images, _, noise, products = state
         gradient, norms = residual(values, vectors, images)
         # Rows already converged keep their place in the block; their direction is noise and is cleared.
-        gradient = jnp.where((norms > 0)[:, None], gradient / jnp.where(norms > 0, norms, 1)[:, None], 0)
+        gradient = jnp.where((norms > noise)[:, None], gradient / jnp.where(norms > noise, norms, 1)[:, None], 0)
         gradient = gradient - _dot(gradient, vectors) @ vectors
         rows, row_images = jnp.concatenate([gradient, steps]), jnp.concatenate([apply(gradient), step_images])
         for _ in range(2):  # twice is enough (Kahan, Parlett)
@@ -209,13 +211,15 @@ def leading_eigenpairs(
         long = jnp.concatenate([every, long])[:, None]
         rows, row_images, kept = _orthonormal(jnp.where(long, rows, 0), jnp.where(long, row_images, 0))
         basis, basis_images = jnp.concatenate([vectors, rows]), jnp.concatenate([images, row_images])
-        values, coefficients = _rayleigh_ritz(basis, basis_images, jnp.concatenate([every, kept]), k)
+        values, coefficients, size = _rayleigh_ritz(basis, basis_images, jnp.concatenate([every, kept]), k)
+        noise = jnp.maximum(noise, rounding * size)
         steps, step_images = coefficients[:, k:] @ rows, coefficients[:, k:] @ row_images
         vectors, images = coefficients @ basis, coefficients @ basis_images
-        return values, vectors, images, steps, step_images, residual(values, vectors, images)[1], products + k
+        return values, vectors, images, steps, step_images, residual(values, vectors, images)[1], noise, products + k
 
-    values, vectors, images, _, _, norms, products = jax.lax.while_loop(unfinished, iterate, state)
-    return _finish(values, vectors, norms, products, tolerance)
+    values, vectors, images, _, _, norms, _, products = jax.lax.while_loop(unfinished, iterate, state)
+    ended = jnp.where(products + k > max_products, EigenStatus.PRODUCT_LIMIT, EigenStatus.STALLED)
+    return _finish(values, vectors, norms, products, tolerance, ended)
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:

@@ -350,3 +350,15 @@ def test_cold_starts_end_on_the_leading_pair():
 
     assert off(None).max() < 1e-4
     assert off(1e-2).max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rest", [0.0, -1.0])
+def test_eigenvalues_that_are_zero_end_at_rounding(dtype, rest):
+    """No residual is small relative to them: iterated further, their noise would grow without bound."""
+    values = np.where(np.arange(80) == 0, 1.0 + rest, rest)
+    values[1:3] = 0
+    pairs = solve(with_spectrum(values).astype(dtype), random_start(3, 80).astype(dtype), tolerance=1e-3)
+    np.testing.assert_allclose(pairs.values, np.sort(values)[:-4:-1], atol=10 * np.finfo(dtype).eps)
+    assert int(pairs.products) <= 60
+    assert int(pairs.status) == EigenStatus.STALLED
