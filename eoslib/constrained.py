@@ -86,7 +86,8 @@ def constrained_step(
     and the next step removes it; where it exceeds the tolerance, rounds of the projection come first.  The nearest
     point of M lies along ∇S⊥ taken there and not at θ†_t: the next step, which knows it, turns this step's bend into
     that direction.  Where gradient descent does not overshoot the floor of the valley, S ≤ 1/η, it is left alone: the
-    move along u is −min(η, 1/S) u·∇L.
+    move along u is −min(η, 1/S) u·∇L.  The eigenvector is followed: another eigenvalue that overtakes S without mixing
+    with u, as of a part of the loss that shares no parameter with the rest, stays unseen.
 
     Args:
         objective: The loss.
@@ -159,7 +160,7 @@ class ConstrainedTransformState(NamedTuple):
     older: Float[Array, " p"]
     correction: Float[Array, ""]
     bend: Float[Array, " p"]
-    sharpness: Float[Array, ""]  # before the last step
+    sharpness: Float[Array, ""]  # where the last step began
     status: Int[Array, ""]  # a ConstrainedStatus
     steps: Int[Array, ""]  # taken so far
     asked: Float[Array, " p"]  # where the last step led

@@ -48,15 +48,19 @@ def direction(start: Float[Array, " p"]) -> Float[Array, " p"]:
     return jax.lax.cond(lost, lambda: random_direction(start.size, start.dtype), lambda: unit)
 
 
+#: At 1e-3 one cold start in two hundred ends on the second eigenvector of a random spectrum, at 3e-4 none of 800 does.
+TOLERANCE = 3e-4
+
+
 def resolve_tolerance(tolerance: float | None, dtype) -> float:
-    """Return a tolerance that the dtype resolves: by default 1e-3, or the least there is.
+    """Return a tolerance that the dtype resolves: by default 3e-4, or the least there is.
 
     Raises:
         ValueError: if the one given is below that least, or not below 1.
     """
     floor = 4 * float(jnp.finfo(dtype).eps)
     if tolerance is None:
-        return max(1e-3, floor)
+        return max(TOLERANCE, floor)
     if not floor <= tolerance < 1:
         raise ValueError(f"tolerance must lie in [{floor:.1e}, 1) for {dtype}, got {tolerance!r}")
     return tolerance
@@ -148,7 +152,7 @@ def leading_eigenpairs(
         matvec: v (p,) ↦ A v (p,), symmetric.
         start: Starting vectors as rows (k, p); they need not be orthonormal.  Rows that are zero, not finite or in the
             span of the others are replaced by reproducible random ones.  Computed in float32 at least.
-        tolerance: Largest residual accepted, relative to the eigenvalue's size; 1e-3 where the dtype resolves it.
+        tolerance: Largest residual accepted, relative to the eigenvalue's size; 3e-4 where the dtype resolves it.
         max_products: Give up after so many products (a warm start of k rows alone costs k).
         dense_limit: For p up to this the matrix is formed instead.
 
@@ -234,7 +238,7 @@ def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Arr
     """Return EigenPairs of one pair, from a unit vector u whose image A u is at hand: a start for the next problem.
 
     The vector is improved by a power step, free of cost, or refined where its residual, relative to the eigenvalue,
-    exceeds the tolerance; the image counts as one product.
+    exceeds the tolerance, or where the dense matrix costs nothing; the image counts as one product.
     """
     value = inner(u, image)
     residual = length(image - value * u)
@@ -246,4 +250,4 @@ def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Arr
     def keep():
         return _finish(value[None], power_step(u, image, value)[None], residual[None], 1, tolerance)
 
-    return jax.lax.cond(residual > tolerance * jnp.abs(value), refine, keep)
+    return jax.lax.cond((residual > tolerance * jnp.abs(value)) | (u.size <= DENSE_LIMIT), refine, keep)

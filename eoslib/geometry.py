@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from eoslib.eigen import direction, leading_eigenpair, power_step
+from eoslib.eigen import DENSE_LIMIT, direction, leading_eigenpair, power_step
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
@@ -102,12 +102,14 @@ def local_geometry_and_products(
         pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, **options)
         return pairs.vectors[0], pairs.products
 
-    # The start first; where it is stale, the eigenvector refined from it.
+    # The start first; where it is stale, the eigenvector refined from it.  (A vector that another has overtaken has no
+    # residual: where the whole matrix costs nothing it is always asked.)
     def expand(carry):
         u, spent = carry
         cubic, products = objective.cubic_and_hvps(theta, u, vs)
         geometry = LocalGeometry(cubic.loss, cubic.gradient, inner(u, cubic.hvp), u, cubic.hvp, cubic.third, spent + 1)
-        stale = (spent == 0) & (geometry.residual > tolerance * jnp.abs(geometry.sharpness))
+        stale = (geometry.residual > tolerance * jnp.abs(geometry.sharpness)) | (objective.size <= DENSE_LIMIT)
+        stale = (spent == 0) & stale
         refined, more = jax.lax.cond(stale, refine, lambda u: (u, jnp.zeros((), jnp.int32)), u)
         return (geometry, products), (refined, spent + 1 + more), stale
 

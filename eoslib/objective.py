@@ -113,7 +113,7 @@ class Objective:
                 if "custom_lin" not in inputs.primitives(_hvp.trace(objective, theta, theta).jaxpr):
                     return objective
             except Exception as error:
-                failure = error
+                failure = failure or error
         raise ValueError(f"loss_fn must be twice differentiable, in forward or reverse mode: {failure}") from failure
 
     def ravel(self, params) -> Float[Array, " p"]:

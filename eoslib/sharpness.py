@@ -113,7 +113,7 @@ def sharpness(
         batch: Pytree of arrays with a common leading axis: the whole data set, for a sharpness that is not a sample's.
         micro_batch: Samples evaluated at once, where the whole batch does not fit in memory; the result is the same.
         tolerance: Residual ‖∇²L u − S u‖ accepted, relative to |S|; the relative error of S is about its square.  By
-            default 1e-3, or the least that the dtype resolves.
+            default 3e-4, or the least that the dtype resolves.
         max_products: Limit on Hessian-vector products.
         start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default, or where zero.
         seed: Seed of the random start.

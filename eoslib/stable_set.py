@@ -29,7 +29,7 @@ class ProjectionStatus(Status):
     NO_DIRECTION = "∇S⊥ vanishes where S > 2/η: no direction lowers the sharpness to first order"
     NO_VALLEY = "the largest Hessian eigenvalue is not positive: there is no valley to put the point on the floor of"
     NOT_FINITE = "the loss or one of its derivatives is not finite"
-    FEASIBLE = "the projection lies in the stable set, but not within the tolerance of its nearest point: see offset"
+    FEASIBLE = "the projection lies in the stable set, but farther from the nearest point than its tolerance"
 
 
 class Violation(NamedTuple):

@@ -247,7 +247,7 @@ def test_where_the_floor_turns_too_fast_a_feasible_point_is_returned_and_said_to
     point = 4 * here.delta * AHEAD
     found = here.project(point)
     assert status_of(found) is ProjectionStatus.FEASIBLE
-    assert "not within the tolerance of its nearest point" in found.message
+    assert "not within the tolerance of the nearest point" in found.message
     (slope, excess), _ = oracles.conditions_of(here.dense, found.theta, QUARTIC_EDGE)
     assert excess <= 2e-5 * QUARTIC_EDGE
     assert abs(slope) <= 2e-3 * np.linalg.norm(here.dense.gradient(found.theta))

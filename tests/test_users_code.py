@@ -277,7 +277,7 @@ class Configured:
     scale: jax.Array
 
     def __call__(self, p, batch):
-        return self.scale * picked(p, batch)
+        return self.scale[0] * picked(p, batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,17 +291,17 @@ class Frozen:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda scale: functools.partial(lambda scale, p, batch: scale * picked(p, batch), scale),
-        lambda scale: jax.tree_util.Partial(lambda scale, p, batch: scale * picked(p, batch), scale),
+        lambda scale: functools.partial(lambda scale, p, batch: scale[0] * picked(p, batch), scale),
+        lambda scale: jax.tree_util.Partial(lambda scale, p, batch: scale[0] * picked(p, batch), scale),
         Configured,
         Frozen,
         lambda scale: Configured(scale).__call__,
-        lambda scale: jax.jit(lambda p, batch: scale * picked(p, batch)),
+        lambda scale: jax.jit(lambda p, batch: scale[0] * picked(p, batch)),
     ],
     ids=["partial", "Partial", "dataclass", "frozen", "method", "jitted"],
 )
 def test_any_callable_is_a_loss(make):
-    loss, other = make(jnp.full((), 2.0)), make(jnp.full((), 4.0))
+    loss, other = make(jnp.full(2, 2.0)), make(jnp.full(2, 4.0))
     values = [float(eoslib.sharpness(f, start(), data()).value) for f in (loss, other, loss)]
     plain = float(eoslib.sharpness(picked, start(), data()).value)
     np.testing.assert_allclose(values, [2 * plain, 4 * plain, 2 * plain], rtol=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def _measure(objective: Objective, theta, start, tolerance):
 
 
 def find_instability(
-    objective: Objective, theta: Theta, rule: GradientDescent | float,
+    objective: Objective, theta: Any, rule: GradientDescent | float,
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
     progress: bool = True,
 ) -> Approach:  # fmt: skip

@@ -8,15 +8,15 @@ precision of the derivatives (:mod:`eoslib.position`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from eoslib.objective import Objective
-from eoslib.position import Position, Theta
+from eoslib.position import Position
 from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
 from eoslib.stable_set import ProjectionStatus
 from eoslib.trajectories import assumptions, programs, variables
@@ -25,7 +25,7 @@ from eoslib.trajectories.state import DEFAULT, Options, advance, start
 
 
 def track_from(
-    objective: Objective, theta: Theta, eigenvector: Float[Array, " p"], rule: GradientDescent | float,
+    objective: Objective, theta: Any, eigenvector: Any, rule: GradientDescent | float,
     *, steps: int, options: Options = DEFAULT, progress: bool = True, restore: Callable | None = None,
     save: Callable | None = None,
 ) -> xr.Dataset:  # fmt: skip
