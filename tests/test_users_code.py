@@ -250,7 +250,7 @@ def test_a_track_takes_a_loss_with_aux():
         (lambda p, b, key: picked(p, b), {}, r"loss_fn\(params, batch\): missing a required argument: 'key'"),
         (lambda p, b, *, key: picked(p, b), {}, "missing a required argument: 'key'"),
         (lambda p, b: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c + 1, p["b"]).sum(), {},
-         "must be twice differentiable, in forward or reverse mode: Reverse-mode differentiation does not work"),
+         "must be twice differentiable, in forward or reverse mode: "),
     ],
 )  # fmt: skip
 def test_a_loss_that_cannot_be_used_is_refused_in_words(loss, options, message):

@@ -48,7 +48,7 @@ class Approach(NamedTuple):
 
 @jax.jit(static_argnames=("length",))
 def descend(objective: Objective, rule: GradientDescent, theta, steps, length):
-    """Take at most ``length`` steps; return θ before the last, θ after it, and the loss before each (NaN beyond)."""
+    """Take at most ``length`` steps; return θ before the last, θ after it, and the loss before each (0 beyond)."""
 
     def unfinished(carry):
         i, _, _, losses = carry
@@ -59,7 +59,7 @@ def descend(objective: Objective, rule: GradientDescent, theta, steps, length):
         loss, gradient = objective.value_and_grad(theta)
         return i + 1, theta, rule.update(theta, gradient), losses.at[i].set(loss)
 
-    losses = jnp.full(length, jnp.nan, objective.dtype)
+    losses = jnp.zeros(length, objective.dtype)
     return jax.lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), theta, theta, losses))[1:]
 
 

@@ -83,7 +83,7 @@ def _train(objective: Objective, state, rates, every: int, relative: bool) -> Tr
             rate, vectors = rate / sharpness if relative else rate, [vectors[1], newest]
         else:
             loss, gradient = objective.value_and_grad(theta)
-            sharpness, products = jnp.full((), jnp.nan, objective.dtype), jnp.zeros((), jnp.int32)
+            sharpness, products = jnp.zeros((), objective.dtype), jnp.zeros((), jnp.int32)
         return (GradientDescent(rate).update(theta, gradient), *vectors), (loss, rate, sharpness, products)
 
     def block(state, some):
@@ -127,7 +127,9 @@ def follow(
         raise ValueError("rates relative to 1/S need an eigenvector to start from, got None")
     theta = Position.of(objective.position(theta))
     state = (theta,) if eigenvector is None else (theta, eigenvector, eigenvector)
-    return _train(objective, state, jnp.asarray(rates, objective.dtype), every, relative)
+    training = _train(objective, state, jnp.asarray(rates, objective.dtype), every, relative)
+    unknown: Any = np.full(np.shape(rates), np.nan)  # of NumPy: jax_debug_nans allows no NaN of JAX's
+    return training._replace(sharpness=unknown) if eigenvector is None else training
 
 
 def steps_to(loss: ArrayLike, level: float) -> int | None:
