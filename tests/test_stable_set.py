@@ -247,7 +247,7 @@ def test_where_the_floor_turns_too_fast_a_feasible_point_is_returned_and_said_to
     point = 4 * here.delta * AHEAD
     found = here.project(point)
     assert status_of(found) is ProjectionStatus.FEASIBLE
-    assert "not within the tolerance of the nearest point" in found.message
+    assert "farther from the nearest point than its tolerance" in found.message
     (slope, excess), _ = oracles.conditions_of(here.dense, found.theta, QUARTIC_EDGE)
     assert excess <= 2e-5 * QUARTIC_EDGE
     assert abs(slope) <= 2e-3 * np.linalg.norm(here.dense.gradient(found.theta))
@@ -342,7 +342,8 @@ def test_a_projection_ends_in_words(loss, status, words):
     assert status_of(found) is ProjectionStatus[status]
     assert words in found.message
     np.testing.assert_array_equal(found.theta, [0.0, 3.0])  # nothing is moved that cannot be helped
-    assert np.isfinite(np.asarray(restoring_move(found.geometry, GradientDescent(1.0)))).all()
+    if status != "NOT_FINITE":  # where u itself may be none
+        assert np.isfinite(np.asarray(restoring_move(found.geometry, GradientDescent(1.0)))).all()
 
 
 def test_a_projection_stopped_too_early_says_so(toy_objective):
