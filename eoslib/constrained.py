@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from eoslib.eigen import random_direction
 from eoslib.geometry import LocalGeometry, local_geometry_and_products
+from eoslib.inputs import beside
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
@@ -101,6 +102,7 @@ def constrained_step(
         ValueError: if η is not positive and finite.
     """
     vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
+    state, vs = objective.place((state, vs))
     return _step(objective, resolve(rule), state, vs, tolerance=tolerance, eigen_tolerance=eigen_tolerance)
 
 
@@ -272,6 +274,7 @@ def constrained_gradient_descent(
             )
         now = GradientDescent(rule(state.steps)) if callable(rule) else fixed
         loss_fn = loss_fn if isinstance(loss_fn, Hashable) else loss_fn.__call__
+        params, state = beside(batch, (params, state))
         return _advance(loss_fn, _trained(trainable, params), has_aux, now, params, state, batch)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -125,4 +125,4 @@ def local_geometry(objective: Objective, theta: Theta, start: Float[Array, " p"]
     ``max_products``, the limit of one refinement.
     """
     none = jnp.zeros((0, objective.size), objective.dtype)
-    return local_geometry_and_products(objective, theta, start, none, **options)[0]
+    return local_geometry_and_products(objective, *objective.place((theta, start, none)), **options)[0]

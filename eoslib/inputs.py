@@ -1,4 +1,4 @@
-"""What a user hands in, with words where it cannot be used: parameters, a loss, and a loss in micro-batches.
+"""What a user hands in, with words where it cannot be used: parameters, a loss, its micro-batches, arrays on devices.
 
 >>> print(precision({"w": jnp.ones(3, jnp.bfloat16), "b": 1.0}))
 float32
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 PAGE = "see 'Your own model' in the book's library reference"
 ARRAY = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
@@ -100,16 +101,52 @@ class Loss:
         try:
             result = self.function(params, *batch)
         except Exception as error:
-            if not _flax(error) & STATEFUL:
-                raise
+            wanted = "be a pure function of params and batch"
             how = "BatchNorm takes use_running_average=True, dropout deterministic=True or a fixed key"
-            raise ValueError(f"loss_fn must be a pure function of params and batch: {how}; {PAGE}: {error}") from error
+            if not _flax(error) & STATEFUL:
+                meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(batch)]
+                if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+                    raise
+                wanted = "suit a batch over explicit mesh axes"
+                how = "axes of AxisType.Auto suit any, and what is not jitted needs jax.set_mesh"
+            raise ValueError(f"loss_fn must {wanted}: {how}; {PAGE}: {error}") from error
         value, *aux = result if self.has_aux and isinstance(result, tuple) else (result,)
         if len(aux) != self.has_aux or not _is_float(value) or jnp.shape(value):
             came = _kind(value if len(aux) == self.has_aux else result)
             wanted = "a scalar (a mean over samples), or with has_aux=True (loss, aux)"
             raise ValueError(f"loss_fn must return {wanted}, got {came}, has_aux={self.has_aux}")
         return jnp.asarray(value)
+
+
+def shards(batch) -> int:
+    """Return over how many devices the leading axis is spread; 1 in traced code, unless its mesh axes are explicit."""
+
+    def pieces(leaf):
+        sharding = jax.typeof(leaf).sharding if isinstance(leaf, Tracer) else leaf.sharding
+        return leaf.shape[0] // sharding.shard_shape(leaf.shape)[0]
+
+    return max(map(pieces, jax.tree.leaves(batch)), default=1)
+
+
+def beside(batch, tree):
+    """Return ``tree`` with arrays of one device put where the batch is: on its device, or replicated over its mesh.
+
+    Arrays on several devices stay, and so does everything in traced code or beside a batch that is not committed.
+    """
+    found = [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    placed = [leaf.sharding for leaf in found if leaf.committed]
+    if not placed:
+        return tree
+    there = max(placed, key=lambda sharding: len(sharding.device_set))
+    target = NamedSharding(there.mesh, PartitionSpec()) if isinstance(there, NamedSharding) else there
+
+    def put(leaf):
+        if isinstance(leaf, Tracer) or not isinstance(leaf, ARRAY):
+            return leaf
+        here = leaf.sharding.device_set if isinstance(leaf, jax.Array) else set()
+        return leaf if len(here) > 1 or here == there.device_set else jax.device_put(leaf, target)
+
+    return jax.tree.map(put, tree)
 
 
 def require_mean(loss: Callable, theta, batch, micro_batch: int) -> None:

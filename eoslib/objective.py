@@ -12,6 +12,7 @@ the gradient, and the cubic expansion along u, (∇L, ∇²L u, ∇³L[u, u]), i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Cubic(NamedTuple):
 @partial(
     register_dataclass,
     data_fields=["batch"],
-    meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch", "dtypes", "reverse"],
+    meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch", "dtypes", "reverse", "shards"],
 )
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -70,6 +71,7 @@ class Objective:
     micro_batch: int | None = None  # samples evaluated at once: the same mean of a larger batch, in less memory
     dtypes: tuple = ()  # dtypes of the parameters' leaves, as they were given
     reverse: bool = False  # whether the loss refuses forward mode (custom_vjp): two vjps then make a jvp
+    shards: int = 1  # devices that the samples are spread over; each evaluates its part of a micro-batch
 
     @classmethod
     def create(
@@ -89,7 +91,7 @@ class Objective:
         """
         exactly, dtype = dtype is not None, inputs.precision(params, dtype)
         loss_fn = inputs.Loss.of(loss_fn, *("params", "batch")[: 1 + (batch is not None)], has_aux=has_aux)
-        theta, unravel = ravel_pytree(inputs.at_least(dtype, params, exactly=True))
+        theta, unravel = ravel_pytree(inputs.at_least(dtype, inputs.beside(batch, params), exactly=True))
         if batch is not None:
             batch = inputs.at_least(dtype, batch, exactly=exactly)
             sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(batch)}
@@ -102,7 +104,8 @@ class Objective:
         elif micro_batch is not None:
             raise ValueError(f"micro_batch={micro_batch!r} needs a batch, got None")
         dtypes = tuple(map(jnp.result_type, jax.tree.leaves(params)))
-        objective = cls(batch, loss_fn, unravel, theta.size, dtype, micro_batch, dtypes)
+        shards = inputs.shards(batch)
+        objective = cls(batch, loss_fn, unravel, theta.size, dtype, micro_batch, dtypes, shards=shards)
         _loss.eval_shape(objective, theta)  # whatever the loss itself raises
         if micro_batch is not None:
             inputs.require_mean(partial(_piece, objective), theta, batch, micro_batch)
@@ -118,7 +121,11 @@ class Objective:
 
     def ravel(self, params) -> Float[Array, " p"]:
         """Return a pytree of parameters as a flat vector, in the order of :attr:`unravel`."""
-        return ravel_pytree(inputs.at_least(self.dtype, params))[0]
+        return ravel_pytree(inputs.at_least(self.dtype, self.place(params)))[0]
+
+    def place(self, tree):
+        """Return a pytree of arrays where the batch is, replicated over its devices; in traced code they stay."""
+        return inputs.beside(self.batch, tree)
 
     def like_params(self, vector: Float[Array, " p"]):
         """Return a flat vector as a pytree like the parameters, in the dtypes in which they were given."""
@@ -137,30 +144,41 @@ class Objective:
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
         if isinstance(theta, Position) or np.promote_types(theta.dtype, self.dtype) != self.dtype:
-            return Position.of(theta, self.dtype)
-        return jnp.asarray(theta, self.dtype)
+            return self.place(Position.of(theta, self.dtype))
+        return self.place(jnp.asarray(theta, self.dtype))
 
     def _evaluate(self, expansion: Callable, theta, *directions):
         """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
-        arguments = [vector.astype(self.dtype) for vector in (theta, *directions)]
+        arguments = [vector.astype(self.dtype) for vector in self.place((theta, *directions))]
 
         def on(*piece):
             return expansion(lambda t: self.loss_fn(self.unravel(t), *piece).astype(self.dtype), *arguments)
 
         if self.micro_batch is None:
             return on() if self.batch is None else on(self.batch)
-        n, m = jax.tree.leaves(self.batch)[0].shape[0], self.micro_batch
+        # A piece has equally many samples of every device, so that all of them work and no sample moves.
+        n = jax.tree.leaves(self.batch)[0].shape[0]
+        d = math.gcd(n, self.shards)  # another batch may have taken the place of the first
+        n, m = n // d, max(1, self.micro_batch // d)  # of a device
         full, rest = n // m, n % m
-        pieces = jax.tree.map(lambda a: a[: full * m].reshape(full, m, *a.shape[1:]), self.batch)
+
+        def cut(a, first, pieces, size):
+            a, shape = a.reshape(d, n, *a.shape[1:])[:, first : first + pieces * size], a.shape[1:]
+            return a.reshape(d, pieces, size, *shape).swapaxes(0, 1).reshape(pieces, d * size, *shape)
+
+        pieces = jax.tree.map(lambda a: cut(a, 0, full, m), self.batch)
 
         def add(total, piece, weight=m / n):
             return jax.tree.map(lambda a, b: a + b * weight, total, on(piece)), None
 
         shapes = jax.eval_shape(on, jax.tree.map(lambda a: a[0], pieces))
-        total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), pieces)
-        return add(total, jax.tree.map(lambda a: a[full * m :], self.batch), rest / n)[0] if rest else total
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding), shapes)
+        total, _ = jax.lax.scan(add, zeros, pieces)
+        if not rest:
+            return total
+        return add(total, jax.tree.map(lambda a: cut(a, full * m, 1, rest)[0], self.batch), rest / n)[0]
 
     def loss(self, theta: Theta) -> Float[Array, ""]:
         """Return L(θ)."""

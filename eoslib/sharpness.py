@@ -135,7 +135,7 @@ def sharpness(
     vector = random_direction(objective.size, objective.dtype, seed) if start is None else objective.ravel(start)
     if vector.size != objective.size:
         raise ValueError(f"start must hold {objective.size} numbers, as params does, got {vector.size}")
-    theta, vector = objective.ravel(params), vector.astype(objective.dtype)
+    theta, vector = objective.ravel(params), objective.place(vector.astype(objective.dtype))
     value, u, error, products, status = _solve(objective, theta, vector, tolerance, max_products)
     u, error = _opaque((objective.like_params(u), error), value)
     return Sharpness(value, u, error, products, status)

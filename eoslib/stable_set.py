@@ -135,7 +135,7 @@ def project(
     for name, value in (options | {"max_rounds": max_rounds}).items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")
-    start = jnp.asarray(start, objective.dtype)
+    start = objective.place(jnp.asarray(start, objective.dtype))
     if start.shape != (objective.size,):
         raise ValueError(f"start must have shape ({objective.size},), got {start.shape}")
     return _project(objective, objective.position(theta), start, resolve(rule), max_rounds=max_rounds, **options)

@@ -103,7 +103,7 @@ def find_instability(
         return u, {"step": step} | {name: float(value) for name, value in values.items()}
 
     theta = Position.of(objective.position(theta))
-    u, check = look(theta, random_direction(objective.size, objective.dtype, seed), 0)
+    u, check = look(theta, objective.place(random_direction(objective.size, objective.dtype, seed)), 0)
     step, interval, closely, limit, status, losses, checks = 0, 1, 0, False, None, [], [check]
     if not np.isfinite(check["loss"]) or check["sharpness"] >= rule.edge:
         status = EdgeStatus.AT_START if np.isfinite(check["loss"]) else EdgeStatus.DIVERGED

@@ -126,7 +126,7 @@ def follow(
     if relative and eigenvector is None:
         raise ValueError("rates relative to 1/S need an eigenvector to start from, got None")
     theta = Position.of(objective.position(theta))
-    state = (theta,) if eigenvector is None else (theta, eigenvector, eigenvector)
+    state = (theta,) if eigenvector is None else (theta, *[objective.place(eigenvector)] * 2)
     training = _train(objective, state, jnp.asarray(rates, objective.dtype), every, relative)
     unknown: Any = np.full(np.shape(rates), np.nan)  # of NumPy: jax_debug_nans allows no NaN of JAX's
     return training._replace(sharpness=unknown) if eigenvector is None else training

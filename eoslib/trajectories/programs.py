@@ -9,12 +9,14 @@ import jax
 
 def run(function, *arguments, **static):
     """Compile a jitted function ahead of time, give back the compiler's heap (larger than the program's need), call."""
+    leaves, structure = jax.tree.flatten(arguments)
+    committed = any(getattr(leaf, "committed", False) for leaf in leaves)
 
     def abstract(leaf):
         kind, where = jax.typeof(leaf), getattr(leaf, "sharding", None)
+        where = None if committed and not getattr(leaf, "committed", True) else where  # it follows the committed ones
         return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=where, weak_type=kind.weak_type)
 
-    leaves, structure = jax.tree.flatten(arguments)
     return _compiled(function, structure, tuple(map(abstract, leaves)), tuple(static.items()))(*arguments)
 
 

@@ -56,14 +56,15 @@ def track_from(
         raise ValueError(f"steps must be at least 1, got {steps!r}")
     if options.chunk < 1 or options.strided % options.chunk:
         raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
-    theta, eigenvector = Position.of(objective.position(theta)), jnp.asarray(eigenvector, objective.dtype)
+    theta = Position.of(objective.position(theta))
+    eigenvector = objective.place(jnp.asarray(eigenvector, objective.dtype))
     state, status = programs.run(start, objective, rule, theta, eigenvector, options.kick)
     if int(status) == ProjectionStatus.NOT_FINITE:
         raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
     extras = assumptions.start(state.constrained.eigenvector) if options.strided else None
     records: dict[str, list] = {}
     if restore is not None and (found := restore((state, extras))) is not None:
-        (state, extras), records = found
+        (state, extras), records = objective.place(found[0]), found[1]
 
     def keep(values):
         for name, value in values.items():
