@@ -9,13 +9,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from eoslib.constrained import (
-    ConstrainedRecord,
-    ConstrainedState,
-    ConstrainedStatus,
-    constrained_gradient_descent,
-    constrained_step,
-)
+from eoslib.constrained import ConstrainedRecord, ConstrainedState, ConstrainedStatus, constrained_step
 from eoslib.eigen import EigenPairs, EigenStatus, leading_eigenpair, leading_eigenpairs
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.objective import Cubic, Objective
@@ -23,6 +17,7 @@ from eoslib.position import Position
 from eoslib.rules import GradientDescent
 from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
+from eoslib.transformation import constrained_gradient_descent
 
 if TYPE_CHECKING:
     from eoslib.trajectories.approach import Approach, EdgeStatus, find_instability

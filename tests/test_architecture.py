@@ -13,8 +13,10 @@ from selfstab import source
 
 ROOT = source.ROOT
 
-#: Most lines, with comments and blank ones: those of the library's two parts, and of all code that is kept by hand.
-MOST_LINES = {"eoslib": 1080, "eoslib/trajectories": 1150, "in all": 10_800}
+#: Where the library meets other people's code: what they hand in, and their optimizers.
+INTERFACES = ("eoslib/inputs.py", "eoslib/transformation.py")
+#: Most lines, with comments and blank ones: those of the library's parts, and of all code that is kept by hand.
+MOST_LINES = {"eoslib": 1400, "eoslib's interfaces": 390, "eoslib/trajectories": 1180, "in all": 11_700}
 #: Modules that the book and the workflow import, on machines and at moments that should not pay for computing.
 DESCRIBE = ("selfstab.settings", "selfstab.chapters", "selfstab.source", "selfstab.records")
 
@@ -101,7 +103,8 @@ def lines_of_notebooks() -> int:
 def test_the_code_stays_small(capsys):
     """The library is what another researcher reads; all together is what the next person keeps."""
     parts = {
-        "eoslib": lines("eoslib/*.py"),
+        "eoslib": lines("eoslib/*.py") - lines(*INTERFACES),
+        "eoslib's interfaces": lines(*INTERFACES),
         "eoslib/trajectories": lines("eoslib/trajectories/**/*.py"),
         "selfstab": lines("selfstab/**/*.py"),
         "notebooks' code": lines_of_notebooks(),

@@ -15,9 +15,10 @@ import pytest
 from flax import nnx
 
 import eoslib
-from eoslib.constrained import ConstrainedState, ConstrainedStatus, ConstrainedTransformState, constrained_step
+from eoslib.constrained import ConstrainedState, ConstrainedStatus, constrained_step
 from eoslib.objective import Objective
 from eoslib.rules import GradientDescent
+from eoslib.transformation import ConstrainedTransformState
 
 ETA = oracles.RATE
 EDGE = 2 / ETA

@@ -1,0 +1,151 @@
+"""The constrained step as an optax transformation, for anyone's training loop.
+
+>>> import jax.numpy as jnp
+>>> optimizer = constrained_gradient_descent(0.25)
+>>> params = {"w": jnp.array([1.0, 2.0])}
+>>> updates, state = optimizer.update(None, optimizer.init(params), params, loss_fn=lambda p: jnp.sum(p["w"] ** 2))
+>>> print(updates["w"], state.message)
+[-0.5 -1. ] the sharpness stays below the edge: the step is not bent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from eoslib.constrained import ConstrainedState, ConstrainedStatus, constrained_step
+from eoslib.eigen import random_direction
+from eoslib.inputs import beside
+from eoslib.objective import Objective
+from eoslib.rules import GradientDescent, resolve
+
+
+class ConstrainedTransformState(NamedTuple):
+    """Optax state: the constrained trajectory but for its position, which is the (trainable) parameters."""
+
+    eigenvector: Float[Array, " p"]
+    older: Float[Array, " p"]
+    correction: Float[Array, ""]
+    bend: Float[Array, " p"]
+    sharpness: Float[Array, ""]  # where the last step began
+    status: Int[Array, ""]  # a ConstrainedStatus
+    steps: Int[Array, ""]  # taken so far
+    asked: Float[Array, " p"]  # where the last step led
+    largest: Float[Array, ""]  # and the largest entry of its move
+
+    @property
+    def active(self) -> Array:
+        """Whether the last step was bent."""
+        return self.correction > 0
+
+    @property
+    def message(self) -> str | list:
+        """The status of the last step in words."""
+        return ConstrainedStatus.words(self.status)
+
+
+def _trained(trainable, params) -> tuple[bool, ...]:
+    """Return for each leaf of ``params`` whether it is trainable."""
+
+    def masked(node):
+        return isinstance(node, optax.MaskedNode)
+
+    if any(map(masked, jax.tree.leaves(params, is_leaf=masked))):
+        raise ValueError(
+            "params hold optax.MaskedNode (from optax.masked, partition or selective_transform), but the loss needs "
+            "them whole: use constrained_gradient_descent(..., trainable=mask) without such a wrapper; to freeze after "
+            "the fact, by optax.chain(..., optax.masked(optax.set_to_zero(), frozen)), would change the step"
+        )
+    given = trainable(params) if callable(trainable) else trainable
+    try:
+        flags = jax.tree.leaves(jax.tree.map(lambda flag, part: [flag] * len(jax.tree.leaves(part)), given, params))
+    except ValueError as error:
+        raise ValueError(f"trainable must be a pytree of booleans like params, or a prefix of it: {error}") from error
+    if not all(isinstance(flag, bool | np.bool_) for flag in flags) or not any(flags):
+        raise ValueError(f"trainable must hold booleans, True somewhere, got {given!r}")
+    return tuple(map(bool, flags))
+
+
+@jax.jit(static_argnames=("loss_fn", "trained", "has_aux"))
+def _advance(loss_fn, trained, has_aux, rule, params, state: ConstrainedTransformState, batch):
+    leaves, tree = jax.tree.flatten(params)
+
+    def whole(block, frozen):
+        found = iter(jax.tree.leaves(block))
+        return tree.unflatten([next(found) if train else leaf for train, leaf in zip(trained, frozen)])
+
+    block = tree.unflatten([leaf if train else None for train, leaf in zip(trained, leaves)])
+    objective = Objective.create(lambda part, *data: loss_fn(whole(part, leaves), *data), block, batch, has_aux=has_aux)
+
+    def strayed(leaf, asked):
+        rounding = 4 * float(jnp.finfo(leaf.dtype).eps) * (jnp.abs(asked) + state.largest)
+        return (jnp.abs(leaf.astype(asked.dtype) - asked) > rounding).any()
+
+    theta, rule = objective.ravel(block), jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
+    following, record = constrained_step(objective, rule, ConstrainedState(theta, *state[:4]))
+    move = following.theta - theta
+    updates = objective.like_params(move)
+    altered = jnp.stack(jax.tree.leaves(jax.tree.map(strayed, block, objective.unravel(state.asked)))).any()
+    altered = altered & (state.steps > 0) & (record.status != ConstrainedStatus.NOT_FINITE)
+    state = ConstrainedTransformState(
+        *following[1:], record.geometry.sharpness, jnp.where(altered, ConstrainedStatus.ALTERED, record.status),
+        state.steps + 1, objective.ravel(optax.apply_updates(block, updates)), jnp.abs(move).max(),
+    )  # fmt: skip
+    return whole(updates, map(jnp.zeros_like, leaves)), state
+
+
+def constrained_gradient_descent(
+    rule: GradientDescent | Callable | Any, *, seed: int = 0, trainable: Any = True
+) -> optax.GradientTransformationExtraArgs:
+    """Return the constrained step as an optax transformation, for anyone's training loop.
+
+    ``update(grads, state, params, loss_fn=…)`` ignores ``grads`` and returns the move from θ† to the next point of the
+    constrained trajectory; ``loss_fn(params)`` is the full-batch loss, or ``loss_fn(params, batch)`` with ``batch=…``,
+    and returns (loss, aux) with ``has_aux=True``.  ``state.message`` says how the step went.  The first step costs a
+    cold eigen-solve.  Like ``jax.jit``, ``update`` compiles once for a function ``loss_fn`` and shapes, and what the
+    function encloses is then fixed: hand in the same function each time, and data that change as ``batch``.
+    (``TrainState.apply_gradients`` of flax passes nothing on: there call ``state.tx.update`` and ``replace``.)
+
+    Args:
+        rule: Step size η of gradient descent, whose edge is 2/η, a schedule of it (count ↦ η), or another update rule.
+        seed: Seed of the eigenvector's cold start.
+        trainable: Pytree of booleans like ``params``, a prefix of one, or a function of ``params`` that returns one:
+            the sharpness is that of the trainable block, and the other parts stay.
+
+    Raises:
+        ValueError: if η is not positive and finite; from ``init`` and ``update`` if ``trainable`` does not fit
+            ``params``, or a wrapper has masked these; from ``update`` if ``params`` or ``loss_fn`` is missing, or
+            ``state`` is not what ``init`` returns.
+    """
+    fixed = None if callable(rule) else resolve(rule)
+
+    def init(params):
+        trained = iter(_trained(trainable, params))
+        block = jax.tree.map(lambda leaf: leaf if next(trained) else None, params)
+        flat = Objective.create(lambda p: jnp.zeros(()), block)
+        u, zeros = random_direction(flat.size, flat.dtype, seed), lambda *shape: jnp.zeros(shape, flat.dtype)
+        counts = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # each its own buffer, so that they can be donated
+        return ConstrainedTransformState(
+            u, jnp.array(u), zeros(), zeros(u.size), zeros(), *counts, zeros(u.size), zeros()
+        )
+
+    def update(updates, state, params=None, *, loss_fn=None, batch=None, has_aux=False, **_):
+        if params is None or loss_fn is None:
+            raise ValueError("constrained_gradient_descent needs update(grads, state, params, loss_fn=loss_fn)")
+        if not isinstance(state, ConstrainedTransformState):
+            raise ValueError(
+                f"state must be a ConstrainedTransformState, got a {type(state).__name__}: restore a checkpoint with a "
+                "target, the state of init(params)"
+            )
+        now = GradientDescent(rule(state.steps)) if callable(rule) else fixed
+        loss_fn = loss_fn if isinstance(loss_fn, Hashable) else loss_fn.__call__
+        params, state = beside(batch, (params, state))
+        return _advance(loss_fn, _trained(trainable, params), has_aux, now, params, state, batch)
+
+    return optax.GradientTransformationExtraArgs(init, update)
