@@ -36,6 +36,12 @@ def _is_float(leaf) -> bool:
     return isinstance(leaf, ARRAY) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
+def _explicit(leaf) -> NamedSharding | None:
+    """Return replication over the leaf's mesh, where its axes are explicit."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    return NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
+
+
 def precision(params, dtype=None) -> np.dtype:
     """Return ``dtype``, or that of ``params`` and at least float32; ValueError where a leaf is no parameter."""
     found = jax.tree.leaves_with_path(params, is_leaf=lambda node: bool(_flax(node) & STATE))
@@ -104,8 +110,7 @@ class Loss:
             wanted = "be a pure function of params and batch"
             how = "BatchNorm takes use_running_average=True, dropout deterministic=True or a fixed key"
             if not _flax(error) & STATEFUL:
-                meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(batch)]
-                if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+                if not any(map(_explicit, jax.tree.leaves(batch))):
                     raise
                 wanted = "suit a batch over explicit mesh axes"
                 how = "axes of AxisType.Auto suit any, and what is not jitted needs jax.set_mesh"
@@ -164,7 +169,8 @@ def require_mean(loss: Callable, theta, batch, micro_batch: int) -> None:
     noise = jax.random.normal(jax.random.key(0), theta.shape, theta.dtype) * jnp.where(scale > 0, scale, 1)
     for at in (theta + 0.3 * noise, theta):
         try:
-            values = [loss(at, jax.tree.map(lambda a, i=part: a[i], batch)) for part in parts]
+            pieces = [jax.tree.map(lambda a, i=i: a.at[i].get(out_sharding=_explicit(a)), batch) for i in parts]
+            values = [loss(at, piece) for piece in pieces]
             whole, *halves = map(float, values)
         except Exception:  # traced after all, or for batches of one size alone: nothing to compare
             continue

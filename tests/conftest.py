@@ -36,7 +36,7 @@ COMPILE_BOUND = {
     for name in (
         "objective", "position", "eigen", "geometry", "sharpness", "rules", "loops", "stable_set", "constrained",
         "optax", "descent", "flow", "approach", "prediction", "track", "assumptions", "variables", "contracts", "runs",
-        "criteria", "reference", "claims", "fuzz", "users_code",
+        "criteria", "reference", "claims", "fuzz", "users_code", "ordinary_tracks",
     )
 }  # fmt: skip
 
@@ -84,6 +84,7 @@ def _optimize_where_it_pays(request):
     jax.config.update("jax_disable_most_optimizations", request.module.__name__ in COMPILE_BOUND)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # a process that holds thousands of compiled programs runs out of memory maps, and crashes
 
 
 @pytest.fixture(scope="session")
