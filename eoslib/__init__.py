@@ -17,12 +17,12 @@ from eoslib.position import Position
 from eoslib.rules import GradientDescent
 from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
-from eoslib.transformation import constrained_gradient_descent
 
 if TYPE_CHECKING:
     from eoslib.trajectories.approach import Approach, EdgeStatus, find_instability
     from eoslib.trajectories.state import Options
     from eoslib.trajectories.track import track, track_from
+    from eoslib.transformation import constrained_gradient_descent
 
 __all__ = [
     "ConstrainedRecord", "ConstrainedState", "ConstrainedStatus", "Cubic", "EigenPairs", "EigenStatus",
@@ -33,18 +33,19 @@ __all__ = [
 if importlib.util.find_spec("xarray") and importlib.util.find_spec("tqdm"):  # the extra ``track`` is there
     __all__ += ["Approach", "EdgeStatus", "Options", "find_instability", "track", "track_from"]
 
-_TRACK = {
-    "Approach": "approach", "EdgeStatus": "approach", "find_instability": "approach", "Options": "state",
-    "track": "track", "track_from": "track",
+_LAZY = {
+    "Approach": "trajectories.approach", "EdgeStatus": "trajectories.approach",
+    "find_instability": "trajectories.approach", "Options": "trajectories.state", "track": "trajectories.track",
+    "track_from": "trajectories.track", "constrained_gradient_descent": "transformation",
 }  # fmt: skip
 
 
 def __getattr__(name: str):
-    """Import what needs the extra ``track`` (xarray, tqdm) at its first use."""
-    if name not in _TRACK:
+    """Import at its first use what needs the extra ``track`` (xarray, tqdm), or is no part of a run (optax)."""
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(f"eoslib.trajectories.{_TRACK[name]}"), name)
+        return getattr(importlib.import_module(f"eoslib.{_LAZY[name]}"), name)
     except ModuleNotFoundError as absent:
         raise ImportError(f"eoslib.{name} needs {absent.name}, which eoslib's extra 'track' brings") from absent
 

@@ -26,7 +26,8 @@ def radius_squared(alpha: Any, beta: Any) -> Any:
     """
     where = jnp.where if isinstance(alpha, jax.Array) or isinstance(beta, jax.Array) else np.where
     with np.errstate(divide="ignore"):
-        return 2 * alpha / where((alpha == 0) & (beta == 0), 1, beta)
+        beta = where((alpha == 0) & (beta == 0), 1, beta)
+        return 2 * alpha / beta
 
 
 def epsilon(alpha: Any, learning_rate: Any) -> Any:
