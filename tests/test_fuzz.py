@@ -186,6 +186,9 @@ def test_projections_are_feasible_or_say_that_they_are_not(problem, start):
     assert found.message == status.message
 
 
+WARNINGS = {ConstrainedStatus.VIOLATED, ConstrainedStatus.NO_DIRECTION, ConstrainedStatus.NOT_CONVERGED}
+
+
 @jax.jit
 def constrained_run(objective, rule, theta, u):
     """Ten steps of the constrained trajectory and of gradient descent."""
@@ -210,7 +213,9 @@ def test_constrained_steps_stay_finite_where_gradient_descent_does(problem, star
         status = ConstrainedStatus(int(statuses[t]))
         assert finite[t] or status is ConstrainedStatus.NOT_FINITE
         if not finite[t]:
-            assert not np.isfinite(plain).all(), "the constraint lost what gradient descent keeps"
+            # Where no direction lowers S, or repair did not suffice, the step is none of the stable set's, and said so.
+            warned = {ConstrainedStatus(int(s)) for s in statuses[:t]} & WARNINGS
+            assert warned or not np.isfinite(plain).all(), "the constraint lost what gradient descent keeps"
         elif status in (ConstrainedStatus.BELOW, ConstrainedStatus.BENT):
             assert_known(ridges, path[t], float(sharp[t]), 5e-3, 1e-4 * 2 / rate)
             assert sharp[t] <= 2 / rate * (1 + 1e-3)
