@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from eoslib.geometry import LocalGeometry, local_geometry_and_products
+from eoslib.complementarity import ComplementarityStatus, smat, solve
+from eoslib.eigen import gaps
+from eoslib.geometry import SAME_SPACE, LocalGeometry, Thirds, local_geometry_and_products, require_block, turned
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
-from eoslib.rules import GradientDescent, resolve
-from eoslib.stable_set import floor_correction, restoring_move, sharpness_multiplier, violation
+from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
+from eoslib.stable_set import bend, floor_correction, restoring_move, slack, violation
 from eoslib.status import Status
 
 
@@ -28,6 +30,8 @@ class ConstrainedStatus(Status):
     VIOLATED = "the violation left after the repair rounds exceeds the tolerance"
     NO_DIRECTION = "∇S⊥ vanishes although the sharpness must fall: no direction lowers it to first order"
     NOT_CONVERGED = "the eigenvector's residual exceeds its tolerance after refinement: the sharpness may be larger"
+    UNSOLVED = "the complementarity problem of the constraint force is not solved within its tolerance"
+    NO_MARGIN = "every direction of the block is within 5 % of the edge: one left out may pass it; take more directions"
     NOT_FINITE = "the loss, one of its derivatives or the step is not finite"
     ALTERED = (
         "the parameters did not move as the last step asked: what else changes them is no part of the constrained "
@@ -36,18 +40,32 @@ class ConstrainedStatus(Status):
 
 
 class ConstrainedState(NamedTuple):
-    """The constrained trajectory with its leading eigenvector followed."""
+    """The constrained trajectory with its k leading eigenvectors followed, n = k(k+1)/2 pairs of them."""
 
     theta: Theta  # θ†_t
-    eigenvector: Float[Array, " p"]  # start for u_t
-    older: Float[Array, " p"]  # u_{t−1}, improved by a power step
-    correction: Float[Array, ""]  # c, multiple of ∇S⊥ by which the last step was bent
-    bend: Float[Array, " p"]  # −c ∇S⊥ at the last center
+    start: Float[Array, "k p"]  # start for the eigenvectors at θ†_t
+    older: Float[Array, "k p"]  # those of t−1, improved by a power step
+    multiplier: Float[Array, "k k"]  # W by which the last step was bent
+    bend: Float[Array, " p"]  # −T⊥:W at the last center
+    thirds: Float[Array, "n p"]  # third derivatives at the last center; none (0, p) for k = 1, where they cost nothing
+    age: Int[Array, ""]  # steps since these were evaluated
 
     @classmethod
-    def at(cls, theta, eigenvector) -> ConstrainedState:
-        """Return the state at a point θ† (p,) that no step led to, with a start (p,) for its eigenvector."""
-        return cls(theta, eigenvector, eigenvector, jnp.zeros((), eigenvector.dtype), jnp.zeros_like(eigenvector))
+    def at(cls, theta, eigenvectors) -> ConstrainedState:
+        """Return the state at a point θ† (p,) that no step led to, with starts (p,) or (k, p) for its eigenvectors."""
+        us = jnp.atleast_2d(eigenvectors)
+        (k, p), zeros = us.shape, lambda *shape: jnp.zeros(shape, us.dtype)
+        stale = jnp.full((), STALE, jnp.int32)
+        return cls(theta, us, us, zeros(k, k), zeros(p), zeros(k * (k + 1) // 2 if k > 1 else 0, p), stale)
+
+    @property
+    def eigenvector(self) -> Float[Array, " p"]:
+        """Start (p,) for the leading eigenvector."""
+        return self.start[0]
+
+
+#: Age of third derivatives that must be evaluated anew.
+STALE = 1 << 20
 
 
 class ConstrainedRecord(NamedTuple):
@@ -56,14 +74,21 @@ class ConstrainedRecord(NamedTuple):
     theta: Theta  # θ†_t, after a repair if there was one
     geometry: LocalGeometry  # its products are those of all centers
     status: Int[Array, ""]  # a ConstrainedStatus
-    correction: Float[Array, ""]  # multiple of ∇S⊥ subtracted; η δ²/2 in the continuous limit
+    multiplier: Float[Array, "k k"]  # W, of which θ† is bent by −T⊥:W; ηΣ/2 in the continuous limit
+    unsolved: Float[Array, ""]  # residual of the complementarity problem for W, without units; exactly 0 for k = 1
+    overlap: Float[Array, "k k"]  # R, orthogonal: the eigenvectors are R times the last ones, but for the space's turn
     rounds: Int[Array, ""]  # projection rounds beyond the one center
-    products: Float[Array, "k p"]  # ∇²L(θ†_t) V for the directions asked for
+    products: Float[Array, "m p"]  # ∇²L(θ†_t) V for the directions asked for
+
+    @property
+    def correction(self) -> Float[Array, ""]:
+        """c = W_11, for k = 1 the multiple of ∇S⊥ subtracted; ηδ²/2 in the continuous limit."""
+        return self.multiplier[0, 0]
 
     @property
     def active(self) -> Array:
         """Whether the step was bent: the sharpness would otherwise pass 2/η."""
-        return self.correction > 0
+        return jnp.trace(self.multiplier) > 0
 
     @property
     def message(self) -> str | list:
@@ -72,8 +97,8 @@ class ConstrainedRecord(NamedTuple):
 
 
 def constrained_step(
-    objective: Objective, rule: GradientDescent, state: ConstrainedState, vs: Float[Array, "k p"] | None = None,
-    *, tolerance: float = 1e-4, eigen_tolerance: float = 5e-3,
+    objective: Objective, rule: GradientDescent, state: ConstrainedState, vs: Float[Array, "m p"] | None = None,
+    *, tolerance: float = 1e-4, eigen_tolerance: float = 5e-3, thirds_every: int = 1,
 ) -> tuple[ConstrainedState, ConstrainedRecord]:  # fmt: skip
     """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector; return also what was measured at θ†_t.
 
@@ -83,68 +108,97 @@ def constrained_step(
     point of M lies along ∇S⊥ taken there and not at θ†_t: the next step, which knows it, turns this step's bend into
     that direction.  Where gradient descent does not overshoot the floor of the valley, S ≤ 1/η, it is left alone: the
     move along u is −min(η, 1/S) u·∇L.  The eigenvector is followed: another eigenvalue that overtakes S without mixing
-    with u, as of a part of the loss that shares no parameter with the rest, stays unseen.
+    with u, as of a part of the loss that shares no parameter with the rest, stays unseen for k = 1.
+
+    With k directions the same holds of the block Λ + 𝒯[Δ] ≤ 2/η, (𝒯[Δ])_ij = ∇³L[u_i, u_j]·Δ: the bend is −T⊥:W with
+    W ⪰ 0 from a complementarity problem (:func:`~eoslib.complementarity.solve`).  At least one direction must have a
+    margin to the edge.
 
     Args:
         objective: The loss.
         rule: Update rule; its edge bounds the sharpness.
-        state: θ†_t and a start for its eigenvector.
-        vs: Directions (k, p) for which ∇²L(θ†_t) v is wanted in the same pass.
+        state: θ†_t and starts for its eigenvectors, k of them.
+        vs: Directions (m, p) for which ∇²L(θ†_t) v is wanted in the same pass.
         tolerance: Violation of S ≤ 2/η, relative, above which it is restored before the step.
-        eigen_tolerance: Residual of u relative to S.
+        eigen_tolerance: Residual of u relative to S; of a block, four times this relative to its gaps.
+        thirds_every: For k > 1, steps after which third derivatives are evaluated anew; in between those of the last
+            center are turned with the block.  They are also anew where the violation exceeds half the tolerance.
 
     Raises:
-        ValueError: if η is not positive and finite.
+        ValueError: if η is not positive and finite, ``thirds_every`` is less than 1, or k > 1 and 3k > p.
     """
+    if thirds_every < 1:
+        raise ValueError(f"thirds_every must be at least 1, got {thirds_every!r}")
+    require_block(objective, state.start)
     vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
     state, vs = objective.place((state, vs))
-    return _step(objective, resolve(rule), state, vs, tolerance=tolerance, eigen_tolerance=eigen_tolerance)
+    options = {"tolerance": tolerance, "eigen_tolerance": eigen_tolerance, "thirds_every": thirds_every}
+    return _step(objective, resolve(rule), state, vs, **options)
 
 
-@jax.jit(static_argnames=("tolerance", "eigen_tolerance"), inline=True)
-def _step(objective: Objective, rule: GradientDescent, state: ConstrainedState, vs, tolerance, eigen_tolerance):
+@jax.jit(static_argnames=("tolerance", "eigen_tolerance", "thirds_every"), inline=True)
+def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, tolerance, eigen_tolerance, thirds_every):
+    dtype, k = objective.dtype, state.start.shape[0]
+    older, last_bend = state.older.astype(dtype), state.bend.astype(dtype)
+    angle = eigen_tolerance * (1 if k == 1 else 4)
+
     def unreachable(geometry, theta, excess):
         """A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose."""
-        return excess > jnp.sqrt(geometry.beta) * (1 + length(theta.astype(objective.dtype)))
+        return excess > jnp.sqrt(geometry.beta) * (1 + length(theta.astype(dtype)))
 
     # One center; a violation beyond the tolerance is restored and the center looked at again.
     def center(carry):
         theta, start, spent, rounds = carry
-        geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=eigen_tolerance)
+        fresh = (state.age + 1 >= thirds_every) | (rounds > 0)
+        known = Thirds(older, state.thirds, fresh) if k > 1 else None
+        geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=angle, known=known)
         geometry = geometry._replace(products=geometry.products + spent)
         again = (violation(geometry, rule).sharpness > tolerance) & (rounds < 5)
         again = again & ~unreachable(geometry, theta, geometry.sharpness - rule.edge)
         moved = theta + jnp.where(again, restoring_move(geometry, rule), 0).astype(theta.dtype)
-        return (geometry, products), (moved, geometry.improved_eigenvector, geometry.products, rounds + 1), again
+        carry = moved, geometry.improved_vectors, geometry.products, rounds + 1
+        return (geometry, products, fresh), carry, again
 
     zero = jnp.zeros((), jnp.int32)
-    carry = state.theta, state.eigenvector.astype(objective.dtype), zero, zero
-    (geometry, products), (theta, _, _, rounds) = do_while(center, carry)
-    u, perpendicular = geometry.eigenvector, geometry.perpendicular
-    # The last bend turned from ∇S⊥ of the last center to that of this one, within the plane orthogonal to u.
-    turn = -state.correction.astype(objective.dtype) * perpendicular - state.bend.astype(objective.dtype)
-    turn = jnp.where(rounds > 1, 0, turn - inner(u, turn) * u)
-    plain = geometry.sharpness + rule.learning_rate * geometry.alpha  # S after the plain step, to first order
-    excess = (plain + inner(perpendicular, turn) - rule.edge).astype(objective.dtype)
-    needed = jnp.maximum(excess, geometry.sharpness - rule.edge)
+    (geometry, products, fresh), (theta, _, _, rounds) = do_while(
+        center, (state.theta, state.start.astype(dtype), zero, zero)
+    )
+    overlap, cosine = turned(geometry.vectors, older)
+    # The last bend turned from the T⊥ of the last center to that of this one, across the block.
+    turn = bend(geometry, overlap @ state.multiplier.astype(dtype) @ overlap.T) - last_bend
+    turn = jnp.where(rounds > 1, 0, geometry.outside(turn))
+    slopes = inner(geometry.vectors, geometry.gradient)
+    # How far the block stays below the edge after the plain step, to first order.
+    plain = slack(geometry, rule) + rule.learning_rate * smat(inner(geometry.thirds, geometry.gradient))
+    room = (plain - smat(inner(geometry.across, turn))).astype(dtype)
+    needed = jnp.maximum(-jnp.linalg.eigvalsh(room)[0], geometry.sharpness - rule.edge)
     lost = unreachable(geometry, theta, needed)
-    correction = sharpness_multiplier(geometry, jnp.where(lost, 0, excess))
-    bend = -correction * perpendicular
-    overshoot = jnp.minimum(1 - rule.learning_rate * geometry.sharpness, 0)
-    rest = (overshoot * inner(u, geometry.gradient)).astype(objective.dtype)
-    move = -rule.learning_rate * geometry.gradient + turn + bend + floor_correction(geometry, rest)
+    solved = solve(geometry.gram, jnp.where(lost, jnp.eye(k, dtype=dtype), room), state.multiplier.astype(dtype))
+    overshoot = jnp.minimum(1 - rule.learning_rate * geometry.values, 0)
+    bent = bend(geometry, solved.value)
+    move = -rule.learning_rate * geometry.gradient + turn + bent
+    move = move + floor_correction(geometry, (overshoot * slopes).astype(dtype))
     # u turns evenly: extrapolated from the last two it starts far closer to the next, until a refinement or a repair.
-    latest = geometry.improved_eigenvector
-    start = jnp.where((geometry.products > 1) | (rounds > 1), latest, 2 * latest - state.older.astype(latest.dtype))
-    following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, correction, bend)
+    latest, off = geometry.improved_vectors, violation(geometry, rule).sharpness
+    start = jnp.where((geometry.products > k) | (rounds > 1), latest, 2 * latest - overlap @ older)
+    age = jnp.where(fresh | (cosine < SAME_SPACE), 0, state.age + 1)
+    age = jnp.where(off > tolerance / 2, STALE, age).astype(jnp.int32)
+    kept = geometry.thirds if k > 1 else state.thirds
+    following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, solved.value, bent, kept, age)
     # An error of S within the tolerance on S ≤ 2/η does no harm, however small S is.
-    known = jnp.maximum(eigen_tolerance * jnp.abs(geometry.sharpness), tolerance * rule.edge)
+    known = jnp.maximum(angle * gaps(geometry.values), tolerance * rule.edge)
+    unsolved = (solved.status != ComplementarityStatus.SOLVED) & ~lost
     cases = {  # the first that holds decides
         ConstrainedStatus.NOT_FINITE: ~(jnp.isfinite(geometry.loss + geometry.sharpness) & jnp.isfinite(move).all()),
-        ConstrainedStatus.NOT_CONVERGED: geometry.residual > known,
+        ConstrainedStatus.NOT_CONVERGED: (geometry.residuals > known).any(),
         ConstrainedStatus.NO_DIRECTION: lost & (needed > tolerance * rule.edge),
-        ConstrainedStatus.VIOLATED: violation(geometry, rule).sharpness > tolerance,
-        ConstrainedStatus.BENT: correction > 0,
+        ConstrainedStatus.UNSOLVED: unsolved,
+        ConstrainedStatus.VIOLATED: off > tolerance,
+        ConstrainedStatus.NO_MARGIN: (geometry.values[-1] > EDGE_FRACTION * rule.edge) if k > 1 else jnp.zeros((), bool),
+        ConstrainedStatus.BENT: jnp.trace(solved.value) > 0,
     }
     status = jnp.select(list(cases.values()), list(cases), ConstrainedStatus.BELOW).astype(jnp.int32)
-    return following, ConstrainedRecord(theta, geometry, status, correction, rounds - 1, products)
+    residual = solved.residual.astype(dtype)
+    return following, ConstrainedRecord(
+        theta, geometry, status, solved.value, residual, overlap, rounds - 1, products
+    )

@@ -48,6 +48,18 @@ def direction(start: Float[Array, " p"]) -> Float[Array, " p"]:
     return jax.lax.cond(lost, lambda: random_direction(start.size, start.dtype), lambda: unit)
 
 
+def directions(start: Float[Array, "k p"]) -> Float[Array, "k p"]:
+    """Return an orthonormal basis of a start's rows; random ones stand for rows that are zero, not finite or spanned."""
+    finite = jnp.where(jnp.isfinite(start).all(axis=1, keepdims=True), start, 0)
+    basis, _, kept = _orthonormal(*[jax.vmap(lambda row: row / _scale(row))(finite)] * 2)
+
+    def fill():
+        random = jax.random.normal(jax.random.key(0), start.shape, start.dtype)
+        return _orthonormal(*[jnp.where(kept[:, None], basis, random)] * 2)[0]
+
+    return jax.lax.cond(jnp.all(kept), lambda: basis, fill)
+
+
 #: At 1e-3 one cold start in two hundred ends on the second eigenvector of a random spectrum, at 3e-4 none of 800 does.
 TOLERANCE = 3e-4
 
@@ -81,8 +93,20 @@ class EigenPairs(NamedTuple):
         return EigenStatus.words(self.status)
 
 
-def _finish(values, vectors, residuals, products, tolerance, otherwise: Any = EigenStatus.PRODUCT_LIMIT) -> EigenPairs:
-    converged = jnp.all(residuals <= tolerance * jnp.abs(values))
+def gaps(values: Float[Array, " k"]) -> Float[Array, " k"]:
+    """Return what a residual of each pair is judged against: |λ| of a single one, for a block the gap to its end.
+
+    A residual r turns an eigenvector by r over the gap to the eigenvalues left out.  These lie below the last one of
+    the block; a tenth of the first stands for how far.
+    """
+    k = values.shape[0]
+    return jnp.abs(values) if k == 1 else values - values[-1] + jnp.abs(values[0]) / 10
+
+
+def _finish(
+    values, vectors, residuals, products, tolerance, otherwise: Any = EigenStatus.PRODUCT_LIMIT, against=jnp.abs
+) -> EigenPairs:
+    converged = jnp.all(residuals <= tolerance * against(values))
     status = jnp.where(converged, EigenStatus.CONVERGED, otherwise)
     status = jnp.where(jnp.all(jnp.isfinite(residuals)), status, EigenStatus.NOT_FINITE).astype(jnp.int32)
     return EigenPairs(values, vectors, residuals, jnp.asarray(products, jnp.int32), status)
@@ -141,6 +165,7 @@ def _rayleigh_ritz(basis, images, kept, k):
 def leading_eigenpairs(
     matvec: Callable, start: Float[Array, "k p"],
     *, tolerance: float | None = None, max_products: int = 1000, dense_limit: int = DENSE_LIMIT,
+    against: Callable = jnp.abs,
 ) -> EigenPairs:  # fmt: skip
     """Find the k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighboring problem.
 
@@ -155,6 +180,7 @@ def leading_eigenpairs(
         tolerance: Largest residual accepted, relative to the eigenvalue's size; 3e-4 where the dtype resolves it.
         max_products: Give up after so many products (a warm start of k rows alone costs k).
         dense_limit: For p up to this the matrix is formed instead.
+        against: What residuals are relative to, values (k,) ↦ (k,): their size, or :func:`gaps` for a subspace.
 
     Raises:
         ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can
@@ -175,14 +201,7 @@ def leading_eigenpairs(
         rows = images - values[:, None] * vectors
         return rows, length(rows)
 
-    finite = jnp.where(jnp.isfinite(start).all(axis=1, keepdims=True), start, 0)
-    basis, _, kept = _orthonormal(*[jax.vmap(lambda row: row / _scale(row))(finite)] * 2)
-
-    def fill():
-        random = jax.random.normal(jax.random.key(0), start.shape, start.dtype)
-        return _orthonormal(*[jnp.where(kept[:, None], basis, random)] * 2)[0]
-
-    basis = jax.lax.cond(jnp.all(kept), lambda: basis, fill)
+    basis = directions(start)
     images, every = apply(basis), jnp.ones(k, bool)
     values, coefficients, size = _rayleigh_ritz(basis, images, every, k)
     vectors, images = coefficients @ basis, coefficients @ images
@@ -193,7 +212,7 @@ def leading_eigenpairs(
 
     def unfinished(state):
         values, *_, norms, noise, products = state
-        inaccurate = jnp.any(norms > jnp.maximum(tolerance * jnp.abs(values), noise))
+        inaccurate = jnp.any(norms > jnp.maximum(tolerance * against(values), noise))
         return inaccurate & (products + k <= max_products) & jnp.all(jnp.isfinite(norms))
 
     def iterate(state):
@@ -219,7 +238,7 @@ def leading_eigenpairs(
 
     values, vectors, images, _, _, norms, _, products = jax.lax.while_loop(unfinished, iterate, state)
     ended = jnp.where(products + k > max_products, EigenStatus.PRODUCT_LIMIT, EigenStatus.STALLED)
-    return _finish(values, vectors, norms, products, tolerance, ended)
+    return _finish(values, vectors, norms, products, tolerance, ended, against)
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from eoslib.eigen import DENSE_LIMIT, direction, leading_eigenpair, power_step
+from eoslib.complementarity import Multiplier, rotation, smat, solve, svec
+from eoslib.eigen import DENSE_LIMIT, direction, directions, gaps, leading_eigenpairs, power_step
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
+from eoslib.rules import GradientDescent
 
 
 def radius_squared(alpha: Any, beta: Any) -> Any:
@@ -36,26 +38,98 @@ def epsilon(alpha: Any, learning_rate: Any) -> Any:
     return learning_rate * root(alpha)
 
 
+class Thirds(NamedTuple):
+    """Third derivatives of a neighboring point, to be turned into the basis of this one."""
+
+    vectors: Float[Array, "k p"]  # the basis there
+    thirds: Float[Array, "n p"]  # as in LocalGeometry
+    fresh: Any  # whether they must be evaluated anew
+
+
 class LocalGeometry(NamedTuple):
-    """Third-order picture of the loss at θ along its leading eigenvector u."""
+    """Third-order picture of the loss at θ along its k leading eigenvectors, n = k(k+1)/2 pairs of them.
+
+    ``alpha``, ``beta``, … are those of the first direction alone, u = u_1, which with k = 1 is the whole picture.
+    Symmetric k×k matrices Z act on pairs by T:Z = Σ_ij Z_ij ∇³L[u_i, u_j] = svec(Z) @ thirds.
+    """
 
     loss: Float[Array, ""]  # L
     gradient: Float[Array, " p"]  # ∇L
-    sharpness: Float[Array, ""]  # S = u·∇²L u, a curvature
-    eigenvector: Float[Array, " p"]  # u, unit length
-    hvp: Float[Array, " p"]  # ∇²L u
-    sharpness_gradient: Float[Array, " p"]  # ∇S = ∇³L[u, u], for a simple eigenvalue
-    products: Int[Array, ""]  # Hessian-vector products spent on u
+    values: Float[Array, " k"]  # λ_i = u_i·∇²L u_i, curvatures, largest first; λ_1 is the sharpness S
+    vectors: Float[Array, "k p"]  # u_i: an orthonormal basis of an invariant subspace, in which ∇²L is diagonal
+    images: Float[Array, "k p"]  # ∇²L u_i
+    thirds: Float[Array, "n p"]  # ∇³L[u_i, u_j] for i ≤ j, √2 times where i < j (svec); the first is ∇S
+    products: Int[Array, ""]  # Hessian-vector products spent on the vectors
+
+    @classmethod
+    def single(cls, loss, gradient, sharpness, u, hvp, third, products) -> LocalGeometry:
+        """Return the picture along one direction u (p,), from the values that stand for the fields."""
+        return cls(loss, gradient, sharpness[None], u[None], hvp[None], third[None], products)
+
+    @property
+    def sharpness(self) -> Float[Array, ""]:
+        """S = λ_1, a curvature."""
+        return self.values[0]
+
+    @property
+    def eigenvector(self) -> Float[Array, " p"]:
+        """u = u_1, unit length."""
+        return self.vectors[0]
+
+    @property
+    def hvp(self) -> Float[Array, " p"]:
+        """∇²L u."""
+        return self.images[0]
+
+    @property
+    def sharpness_gradient(self) -> Float[Array, " p"]:
+        """∇S = ∇³L[u, u], for a simple eigenvalue."""
+        return self.thirds[0]
+
+    @property
+    def residuals(self) -> Float[Array, " k"]:
+        """‖∇²L u_i − λ_i u_i‖: an eigenvalue lies within it of λ_i; the error of λ_i itself is second order in it."""
+        return length(self.images - self.values[:, None] * self.vectors)
 
     @property
     def residual(self) -> Float[Array, ""]:
-        """‖∇²L u − S u‖: some eigenvalue lies within it of S; the error of S itself is second order in it."""
-        return length(self.hvp - self.sharpness * self.eigenvector)
+        """‖∇²L u − S u‖."""
+        return self.residuals[0]
+
+    @property
+    def improved_vectors(self) -> Float[Array, "k p"]:
+        """∇²L u_i scaled to length one (:func:`~eoslib.eigen.power_step`), to start the next solve."""
+        return jax.vmap(power_step)(self.vectors, self.images, self.values)
 
     @property
     def improved_eigenvector(self) -> Float[Array, " p"]:
-        """∇²L u scaled to length one (:func:`~eoslib.eigen.power_step`), to start the next solve."""
+        """The first of :attr:`improved_vectors`."""
         return power_step(self.eigenvector, self.hvp, self.sharpness)
+
+    def outside(self, w: Float[Array, "*batch p"]) -> Float[Array, "*batch p"]:
+        """Return P⊥w = w − UᵀU w."""
+        return w - inner(w[..., None, :], self.vectors) @ self.vectors
+
+    @property
+    def across(self) -> Float[Array, "n p"]:
+        """T⊥ = P⊥∇³L[u_i, u_j], rows as in :attr:`thirds`: the gradients of the block's entries of ∇²L, across it."""
+        return self.outside(self.thirds)
+
+    @property
+    def gram(self) -> Float[Array, "n n"]:
+        """𝒢 = T⊥T⊥ᵀ, β for k = 1 (curvature²/length²)."""
+        across = self.across
+        return inner(across[:, None], across)
+
+    @property
+    def sharpening(self) -> Float[Array, "k k"]:
+        """A = −∇³L[u_i, u_j]·P⊥∇L, the rate of progressive sharpening of the block (curvature²); α for k = 1."""
+        return -smat(inner(self.thirds, self.outside(self.gradient)))
+
+    def multiplier(self, rule: GradientDescent) -> Multiplier:
+        """Solve for W = ηΣ/2 ⪰ 0 (length²/curvature), whose move −T⊥:W keeps every eigenvalue at the edge or below."""
+        slack = rule.edge * jnp.eye(self.values.size, dtype=self.values.dtype) - jnp.diag(self.values)
+        return solve(self.gram, (slack - rule.learning_rate * self.sharpening).astype(slack.dtype))
 
     @property
     def perpendicular(self) -> Float[Array, " p"]:
@@ -92,38 +166,101 @@ class LocalGeometry(NamedTuple):
 
 @jax.jit(static_argnames=("tolerance", "max_products"), inline=True)  # compiled once where it is called outside of jit
 def local_geometry_and_products(
-    objective: Objective, theta: Theta, start: Float[Array, " p"], vs: Float[Array, "k p"],
-    *, tolerance: float = 5e-3, max_products: int = 200,
-) -> tuple[LocalGeometry, Float[Array, "k p"]]:  # fmt: skip
-    """Return :func:`local_geometry` and ∇²L v for the k rows of ``vs``, in the same pass (k may be 0)."""
-    dtype = objective.dtype
-    options = {"tolerance": tolerance / 2, "max_products": max_products}
+    objective: Objective, theta: Theta, start: Float[Array, "*k p"], vs: Float[Array, "m p"],
+    *, tolerance: float = 5e-3, max_products: int = 200, known: Thirds | None = None,
+) -> tuple[LocalGeometry, Float[Array, "m p"]]:  # fmt: skip
+    """Return :func:`local_geometry` and ∇²L v for the m rows of ``vs``, in the same pass (m may be 0).
 
-    def refine(u):
-        pairs = leading_eigenpair(lambda v: objective.hvp(theta, v), u, **options)
-        return pairs.vectors[0], pairs.products
+    Third derivatives that are ``known`` of a neighboring point are turned into the basis found here, unless they are
+    to be fresh, or that basis spans another space.
+    """
+    if start.ndim == 1:
+        start = start[None]
+    k, options = start.shape[0], {"tolerance": tolerance / 2, "max_products": max_products}
 
-    # The start first; where it is stale, the eigenvector refined from it.  (A vector that another has overtaken has no
+    def look(us):
+        """Values, vectors and images in the Ritz basis of a block, and what comes in the same pass."""
+        if k == 1:
+            cubic, products = objective.cubic_and_hvps(theta, us[0], vs)
+            values = inner(us[0], cubic.hvp)[None]
+            return (cubic.loss, cubic.gradient), values, us, cubic.hvp[None], cubic.third[None], products
+        loss, gradient, images = objective.gradient_and_hvps(theta, jnp.concatenate([us, vs]))
+        images, products = images[:k], images[k:]
+        projected = inner(us[:, None], images)
+        values, basis = jnp.linalg.eigh((projected + projected.T) / 2)
+        basis = basis.T[::-1]  # (k, k), rows are coefficients, largest first
+        return (loss, gradient), values[::-1], basis @ us, basis @ images, None, products
+
+    def refine(us):
+        pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), us, against=gaps, **options)
+        return pairs.vectors, pairs.products
+
+    # The start first; where it is stale, the vectors refined from it.  (A vector that another has overtaken has no
     # residual: where the whole matrix costs nothing it is always asked.)
     def expand(carry):
-        u, spent = carry
-        cubic, products = objective.cubic_and_hvps(theta, u, vs)
-        geometry = LocalGeometry(cubic.loss, cubic.gradient, inner(u, cubic.hvp), u, cubic.hvp, cubic.third, spent + 1)
-        stale = (geometry.residual > tolerance * jnp.abs(geometry.sharpness)) | (objective.size <= DENSE_LIMIT)
+        us, spent = carry
+        (loss, gradient), values, vectors, images, third, products = look(us)
+        sides = jnp.where(inner(vectors, start) < 0, -1, 1).astype(us.dtype)[:, None]
+        thirds = jnp.zeros((k * (k + 1) // 2, objective.size), objective.dtype) if third is None else third
+        geometry = LocalGeometry(loss, gradient, values, sides * vectors, sides * images, thirds, spent + k)
+        stale = jnp.any(geometry.residuals > tolerance * gaps(values)) | (objective.size <= DENSE_LIMIT)
         stale = (spent == 0) & stale
-        refined, more = jax.lax.cond(stale, refine, lambda u: (u, jnp.zeros((), jnp.int32)), u)
-        return (geometry, products), (refined, spent + 1 + more), stale
+        refined, more = jax.lax.cond(stale, refine, lambda us: (us, jnp.zeros((), jnp.int32)), geometry.vectors)
+        return (geometry, products), (refined, spent + k + more), stale
 
-    return do_while(expand, (direction(start.astype(dtype)), jnp.zeros((), jnp.int32)))[0]
+    start = start.astype(objective.dtype)
+    us = direction(start[0])[None] if k == 1 else directions(start)
+    geometry, products = do_while(expand, (us, jnp.zeros((), jnp.int32)))[0]
+    if k == 1:
+        return geometry, products
+
+    def evaluate():
+        return svec(jnp.ones((k, k), objective.dtype))[:, None] * objective.thirds(theta, geometry.vectors)
+
+    if known is None:
+        return geometry._replace(thirds=evaluate()), products
+    turn, overlap = turned(geometry.vectors, known.vectors)
+    fresh = known.fresh | (overlap < SAME_SPACE)
+    thirds = jax.lax.cond(fresh, evaluate, lambda: rotation(turn) @ known.thirds)
+    return geometry._replace(thirds=thirds), products
 
 
-def local_geometry(objective: Objective, theta: Theta, start: Float[Array, " p"], **options) -> LocalGeometry:
-    """Return the local geometry at θ from ``start``, a neighboring point's eigenvector, whose sign u keeps.
+#: Least cosine between two blocks up to which the third derivatives of one are turned into those of the other.
+SAME_SPACE = 0.95
 
-    One cubic expansion along ``start`` yields ∇L, S, ∇S and the residual of the eigenvector for free; only where that
-    residual is too large is the eigenvector refined and the expansion repeated.  Options: ``tolerance``, the largest
-    residual ‖∇²L u − S u‖ relative to |S| (the relative error of S is about its square over the relative eigengap);
-    ``max_products``, the limit of one refinement.
+
+def turned(vectors: Float[Array, "k p"], older: Float[Array, "k p"]) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+    """Return R, orthogonal, for which R @ older is nearest to ``vectors``, and the least cosine between the spans."""
+    if vectors.shape[0] == 1:
+        return jnp.ones((1, 1), vectors.dtype), jnp.ones((), vectors.dtype)
+    left, cosines, right = jnp.linalg.svd(inner(vectors[:, None], older))
+    return left @ right, cosines[-1]
+
+
+def local_geometry(objective: Objective, theta: Theta, start: Float[Array, "*k p"], **options) -> LocalGeometry:
+    """Return the local geometry at θ from ``start``, a neighboring point's eigenvector (p,), or k of them (k, p).
+
+    One cubic expansion along a single start yields ∇L, S, ∇S and the residual of the eigenvector for free; only where
+    that residual is too large is the eigenvector refined and the expansion repeated.  Its sign stays that of the start.
+    For k > 1 the third derivatives of all pairs come from a second pass (:meth:`~eoslib.objective.Objective.thirds`).
+    Options: ``tolerance``, the largest residual relative to |S|, or for a block to the gaps of its eigenvalues
+    (:func:`~eoslib.eigen.gaps`); ``max_products``, the limit of one refinement.
+
+    Raises:
+        ValueError: if ``start`` has the wrong shape, or k > 1 and 3k > p.
     """
     none = jnp.zeros((0, objective.size), objective.dtype)
+    start = require_block(objective, start)
     return local_geometry_and_products(objective, *objective.place((theta, start, none)), **options)[0]
+
+
+def require_block(objective: Objective, start: Float[Array, "*k p"]) -> Float[Array, "*k p"]:
+    """Return a start (p,) or (k, p) of eigenvectors.
+
+    Raises:
+        ValueError: if it has another shape, or k > 1 and 3k > p.
+    """
+    shape, p = start.shape, objective.size
+    if shape != (p,) and not (len(shape) == 2 and shape[1] == p and (shape[0] == 1 or 1 < 3 * shape[0] <= p)):
+        raise ValueError(f"start must have shape ({p},), or (k, {p}) with 1 <= k <= p/3, got {shape}")
+    return start

@@ -28,9 +28,9 @@ from eoslib import inputs
 from eoslib.position import Position, Theta
 
 
-def inner(a: Float[Array, " p"], b: Float[Array, " p"]) -> Float[Array, ""]:
-    """Return a·b as a sum of products: before JAX 0.10.2, ``jnp.vdot`` of long float32 vectors loses 7e-4 on CPUs."""
-    return jnp.sum(a * b)
+def inner(a: Float[Array, "... p"], b: Float[Array, "... p"]) -> Float[Array, "..."]:
+    """Return a·b over the last axis as a sum of products: matrix products of long float32 rows lose 7e-4 on CPUs."""
+    return jnp.sum(jnp.multiply(*jnp.broadcast_arrays(a, b)), axis=-1)
 
 
 def length(a: Float[Array, "*batch p"]) -> Float[Array, "*batch"]:
@@ -204,6 +204,29 @@ class Objective:
         """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
         (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: self._along(jax.value_and_grad(f), t, d), theta, v)
         return loss, gradient, hvp
+
+    def gradient_and_hvps(self, theta: Theta, vs: Float[Array, "k p"]):
+        """Return (L, ∇L, ∇²L V) for k directions in one pass; about one gradient and one each."""
+
+        def expansion(f, t, *ds):
+            expansions = [self._along(jax.value_and_grad(f), t, d) for d in ds]
+            return *expansions[0][0], jnp.stack([hvp for _, (_, hvp) in expansions])
+
+        return self._evaluate(expansion, theta, *vs)
+
+    def thirds(self, theta: Theta, us: Float[Array, "k p"]) -> Float[Array, "n p"]:
+        """Return ∇³L[u_i, u_j] for the n = k(k+1)/2 pairs i ≤ j, row by row; 3.5 gradients at k = 1, 11 to 14 at 4.
+
+        By polarization, from the second derivative of ∇L along each u_i and each u_i + u_j: as many forward tangents
+        as pairs, where nested products would take all k² of them.
+        """
+        i, j = np.triu_indices(us.shape[0])
+        along = jnp.where((i == j)[:, None], us[i], us[i] + us[j])
+        second = self._evaluate(
+            lambda f, t, ds: jax.vmap(lambda d: self._derivative(jax.grad(f), t, d, 2))(ds), theta, along
+        )
+        alone = second[np.flatnonzero(i == j)]
+        return jnp.where((i == j)[:, None], second, (second - alone[i] - alone[j]) / 2)
 
     def cubic(self, theta: Theta, u: Float[Array, " p"]) -> Cubic:
         """Return (L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp along u; about two and a half gradients."""

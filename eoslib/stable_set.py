@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from eoslib.geometry import LocalGeometry, local_geometry
+from eoslib.complementarity import smat, solve, svec
+from eoslib.geometry import LocalGeometry, local_geometry, require_block
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
@@ -55,54 +56,64 @@ class Projection(NamedTuple):
         return ProjectionStatus.words(self.status)
 
 
+def floor_slopes(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " k"]:
+    """Return u_i·∇L of the directions whose floor M lies on: the first, and those that a step would overshoot."""
+    others = geometry.values > rule.edge / 2
+    return jnp.where(others.at[0].set(True), inner(geometry.vectors, geometry.gradient), 0)
+
+
 def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
     """Return the relative violation of the two conditions of M by the point whose geometry is given."""
     excess = jnp.maximum(geometry.sharpness / rule.edge - 1, 0)
-    slope = jnp.abs(inner(geometry.eigenvector, geometry.gradient))
     norm = length(geometry.gradient)
-    return Violation(excess, slope / jnp.where(norm > 0, norm, 1))
+    return Violation(excess, length(floor_slopes(geometry, rule)) / jnp.where(norm > 0, norm, 1))
 
 
 #: Relative slope above which a point is far up the valley's wall: S there is not that of the floor below it.
 WALL = 0.05
 
 
-def sharpness_multiplier(geometry: LocalGeometry, excess) -> Float[Array, ""]:
-    """Return c ≥ 0 for which the move −c∇S⊥ lowers the linearized S by a positive ``excess``; 0 where ∇S⊥ = 0."""
-    beta, excess = geometry.beta, jnp.maximum(excess, 0)
-    steep = beta > excess / jnp.finfo(beta.dtype).max  # otherwise c would overflow
-    return jnp.where(steep, excess / jnp.where(steep, beta, 1), 0)
+def slack(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, "k k"]:
+    """Return 2/η I − Λ, how far the block's eigenvalues are below the edge."""
+    return jnp.diag(rule.edge - geometry.values).astype(geometry.values.dtype)
 
 
-def floor_correction(geometry: LocalGeometry, slope) -> Float[Array, " p"]:
-    """Return the Newton move along u that brings the slope u·∇L to zero, where the valley is convex (S > 0)."""
-    convex = geometry.sharpness > 0
-    return -jnp.where(convex, slope / jnp.where(convex, geometry.sharpness, 1), 0) * geometry.eigenvector
+def bend(geometry: LocalGeometry, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:
+    """Return the move −T⊥:W, for k = 1 −c∇S⊥ (a length): it lowers ∇²L on the block by 𝒢W to first order."""
+    return -svec(multiplier) @ geometry.across
+
+
+def floor_correction(geometry: LocalGeometry, slopes: Float[Array, " k"]) -> Float[Array, " p"]:
+    """Return the Newton move that brings slopes u_i·∇L to zero, where the valley is convex (λ_i > 0)."""
+    convex = geometry.values > 0
+    return -jnp.where(convex, slopes / jnp.where(convex, geometry.values, 1), 0) @ geometry.vectors
 
 
 def restoring_move(geometry: LocalGeometry, rule: GradientDescent, along: Any = 0.0) -> Float[Array, " p"]:
-    """Return the move of one round: Newton along u alone while far up the wall, both corrections together after.
+    """Return the move of one round: Newton to the floor alone while far up the wall, both corrections together after.
 
-    ``along`` (p,), orthogonal to u, is made with the two; what it adds to S is corrected, too.
+    ``along`` (p,), across the block, is made with the two; what it adds to ∇²L there is corrected, too.
     """
     up_the_wall = violation(geometry, rule).slope > WALL
-    slope = inner(geometry.eigenvector, geometry.gradient)
-    excess = (geometry.sharpness - rule.edge + jnp.sum(geometry.perpendicular * along)).astype(slope.dtype)
-    rest = along - sharpness_multiplier(geometry, excess) * geometry.perpendicular
-    return floor_correction(geometry, slope) + jnp.where(up_the_wall, 0, rest)
+    room = slack(geometry, rule) - smat(inner(geometry.across, jnp.broadcast_to(along, geometry.gradient.shape)))
+    rest = along + bend(geometry, solve(geometry.gram, room.astype(geometry.values.dtype)).value)
+    return floor_correction(geometry, floor_slopes(geometry, rule)) + jnp.where(up_the_wall, 0, rest)
 
 
-def floor_normal(objective: Objective, theta: Theta, geometry: LocalGeometry, rule: GradientDescent):
-    """Return the normal (p,) of the floor {u·∇L = 0} at θ, scaled to u·normal = 1; one Hessian-vector product.
+def floor_offset(objective: Objective, theta: Theta, geometry: LocalGeometry, rule: GradientDescent, r):
+    """Return Σ_i (u_i·r) n_i (p,), the part of r along the normals of the floor; a Hessian-vector product each.
 
-    It is u + ∇³L[u, w]/S with w = Σ_{k>1} u_k (u_k·∇L)/(S − λ_k): u turns along the floor.  This tilt of order ε² is
-    evaluated for λ_k ≪ S, as a difference over at most half a step of gradient descent.
+    The normal of {u·∇L = 0}, scaled to u·n = 1, is u + ∇³L[u, w]/S with w = Σ_{k>1} u_k (u_k·∇L)/(S − λ_k): u turns
+    along the floor.  This tilt of order ε² is evaluated for λ_k ≪ S, as a difference over at most half a step.
     """
-    u, sharpness = geometry.eigenvector, geometry.sharpness
-    downhill = (geometry.gradient - inner(u, geometry.gradient) * u) / rule.edge
-    turn = geometry.hvp - objective.hvp(theta + -downhill, u)  # ∇³L[u, downhill]
-    turn = jnp.where(jnp.isfinite(turn) & (sharpness > 0), turn, 0) * rule.edge
-    return u + (turn - inner(u, turn) * u) / jnp.where(sharpness > 0, sharpness, 1) ** 2
+    values = geometry.values
+    floor = ((values > rule.edge / 2) | (jnp.arange(values.size) == 0))[:, None]
+    downhill = geometry.outside(geometry.gradient) / rule.edge
+    turns = geometry.images - objective.hvps(theta + -downhill, geometry.vectors)  # ∇³L[u_i, downhill]
+    turns = jnp.where(jnp.isfinite(turns) & (values > 0)[:, None], turns, 0) * rule.edge
+    tilts = geometry.outside(turns) / jnp.where(values > 0, values, 1)[:, None] ** 2
+    along = inner(geometry.vectors, r)[:, None]
+    return jnp.sum(jnp.where(floor, along * (geometry.vectors + tilts), 0), axis=0)
 
 
 def project(
@@ -120,7 +131,8 @@ def project(
     Args:
         objective: The loss.
         theta: Point θ₀ (p,), in the precision that positions are kept in.
-        start: Vector (p,), the eigenvector of a neighboring point.
+        start: The eigenvector (p,) of a neighboring point, or k of them (k, p), largest eigenvalue first: as many as
+            exceed 2/η there, and one more.
         rule: Update rule whose edge bounds S, or the step size η of gradient descent.
         tolerance: Accepted |S − 2/η| relative to 2/η, on the outer side.
         slope_tolerance: Accepted |u·∇L| relative to ‖∇L‖.  The accepted ``offset`` is ten times this part of ‖∇L‖/S,
@@ -136,8 +148,7 @@ def project(
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")
     start = objective.place(jnp.asarray(start, objective.dtype))
-    if start.shape != (objective.size,):
-        raise ValueError(f"start must have shape ({objective.size},), got {start.shape}")
+    start = require_block(objective, start)
     return _project(objective, objective.position(theta), start, resolve(rule), max_rounds=max_rounds, **options)
 
 
@@ -150,16 +161,18 @@ def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_t
     def improve(carry):
         theta, start, rounds, share, last = carry
         geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
-        u, sharpness, off = geometry.eigenvector, geometry.sharpness, violation(geometry, rule)
+        sharpness, off, slopes = geometry.sharpness, violation(geometry, rule), floor_slopes(geometry, rule)
         r, extent = origin - theta, length(theta.astype(objective.dtype))
-        along = r - inner(u, r) * floor_normal(objective, theta, geometry, rule)
+        along = r - floor_offset(objective, theta, geometry, rule, r)
         outside = sharpness > rule.edge * (1 - tolerance)
-        gap = jnp.where(outside & (off.sharpness <= tolerance), 0, sharpness - rule.edge).astype(sharpness.dtype)
-        multiplier = sharpness_multiplier(geometry, gap + inner(geometry.perpendicular, along))
+        room = slack(geometry, rule)
+        room = jnp.where(jnp.abs(room) <= tolerance * rule.edge, 0, room)  # on the edge
+        room = (room - smat(inner(geometry.across, along))).astype(sharpness.dtype)
+        multiplier = solve(geometry.gram, room).value
         convex = jnp.where(sharpness > 0, sharpness, 1)
-        offset = length(along - multiplier * geometry.perpendicular) + geometry.residual / convex * length(r)
+        offset = length(along + bend(geometry, multiplier)) + geometry.residual / convex * length(r)
         accepted = slope_tolerance * jnp.maximum(10 * length(geometry.gradient) / convex, length(r) / 10)
-        tiny = jnp.abs(inner(u, geometry.gradient)) <= jnp.abs(sharpness) * resolution * extent
+        tiny = jnp.all(jnp.abs(slopes) <= jnp.abs(geometry.values) * resolution * extent)
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
         nearest = feasible & (offset <= jnp.maximum(accepted, resolution * extent))
         late = rounds >= 2 * max_rounds // 3
@@ -168,7 +181,7 @@ def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_t
         cases = {
             ProjectionStatus.NOT_FINITE: ~jnp.isfinite(jnp.stack([geometry.loss, sharpness, off.slope])).all(),
             ProjectionStatus.NO_DIRECTION: (off.sharpness > tolerance) & far & (off.slope <= WALL),
-            ProjectionStatus.INSIDE: nearest & ~outside & (multiplier == 0),
+            ProjectionStatus.INSIDE: nearest & ~outside & (multiplier == 0).all(),
             ProjectionStatus.ON_BOUNDARY: nearest & outside,
             ProjectionStatus.NO_VALLEY: sharpness <= 0,
             ProjectionStatus.FEASIBLE: feasible & late,
@@ -179,10 +192,10 @@ def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_t
         share = jnp.where(late, 0, jnp.where(offset > last, share / 2, share))
         last = jnp.where(off.slope > WALL, last, offset)
         move = jnp.where(unfinished, restoring_move(geometry, rule, share * along), 0)
-        following = theta + move, geometry.improved_eigenvector, rounds + 1, share, last
+        following = theta + move, geometry.improved_vectors, rounds + 1, share, last
         return (geometry, off, offset, status), following, unfinished
 
     one = jnp.ones((), objective.dtype)
-    carry = origin, start, jnp.zeros((), jnp.int32), one, one * float(jnp.finfo(one.dtype).max)
+    carry = origin, jnp.atleast_2d(start), jnp.zeros((), jnp.int32), one, one * float(jnp.finfo(one.dtype).max)
     (geometry, off, offset, status), (theta, _, rounds, *_) = do_while(improve, carry)
     return Projection(theta, geometry, off, offset, rounds, status)

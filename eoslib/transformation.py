@@ -29,10 +29,12 @@ from eoslib.rules import GradientDescent, resolve
 class ConstrainedTransformState(NamedTuple):
     """Optax state: the constrained trajectory but for its position, which is the (trainable) parameters."""
 
-    eigenvector: Float[Array, " p"]
-    older: Float[Array, " p"]
-    correction: Float[Array, ""]
+    start: Float[Array, "k p"]
+    older: Float[Array, "k p"]
+    multiplier: Float[Array, "k k"]
     bend: Float[Array, " p"]
+    thirds: Float[Array, "n p"]
+    age: Int[Array, ""]
     sharpness: Float[Array, ""]  # where the last step began
     status: Int[Array, ""]  # a ConstrainedStatus
     steps: Int[Array, ""]  # taken so far
@@ -42,7 +44,7 @@ class ConstrainedTransformState(NamedTuple):
     @property
     def active(self) -> Array:
         """Whether the last step was bent."""
-        return self.correction > 0
+        return jnp.trace(self.multiplier) > 0
 
     @property
     def message(self) -> str | list:
@@ -72,8 +74,8 @@ def _trained(trainable, params) -> tuple[bool, ...]:
     return tuple(map(bool, flags))
 
 
-@jax.jit(static_argnames=("loss_fn", "trained", "has_aux"))
-def _advance(loss_fn, trained, has_aux, rule, params, state: ConstrainedTransformState, batch):
+@jax.jit(static_argnames=("loss_fn", "trained", "has_aux", "thirds_every"))
+def _advance(loss_fn, trained, has_aux, thirds_every, rule, params, state: ConstrainedTransformState, batch):
     leaves, tree = jax.tree.flatten(params)
 
     def whole(block, frozen):
@@ -88,7 +90,7 @@ def _advance(loss_fn, trained, has_aux, rule, params, state: ConstrainedTransfor
         return (jnp.abs(leaf.astype(asked.dtype) - asked) > rounding).any()
 
     theta, rule = objective.ravel(block), jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
-    following, record = constrained_step(objective, rule, ConstrainedState(theta, *state[:4]))
+    following, record = constrained_step(objective, rule, ConstrainedState(theta, *state[:6]), thirds_every=thirds_every)
     move = following.theta - theta
     updates = objective.like_params(move)
     altered = jnp.stack(jax.tree.leaves(jax.tree.map(strayed, block, objective.unravel(state.asked)))).any()
@@ -101,8 +103,9 @@ def _advance(loss_fn, trained, has_aux, rule, params, state: ConstrainedTransfor
 
 
 def constrained_gradient_descent(
-    rule: GradientDescent | Callable | Any, *, seed: int = 0, trainable: Any = True
-) -> optax.GradientTransformationExtraArgs:
+    rule: GradientDescent | Callable | Any,
+    *, directions: int = 1, thirds_every: int = 5, seed: int = 0, trainable: Any = True,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """Return the constrained step as an optax transformation, for anyone's training loop.
 
     ``update(grads, state, params, loss_fn=…)`` ignores ``grads`` and returns the move from θ† to the next point of the
@@ -114,7 +117,9 @@ def constrained_gradient_descent(
 
     Args:
         rule: Step size η of gradient descent, whose edge is 2/η, a schedule of it (count ↦ η), or another update rule.
-        seed: Seed of the eigenvector's cold start.
+        directions: Leading directions held at the edge or below, k: as many as reach it, and one more.
+        thirds_every: For k > 1, steps between evaluations of the third derivatives.
+        seed: Seed of the eigenvectors' cold start.
         trainable: Pytree of booleans like ``params``, a prefix of one, or a function of ``params`` that returns one:
             the sharpness is that of the trainable block, and the other parts stay.
 
@@ -129,11 +134,16 @@ def constrained_gradient_descent(
         trained = iter(_trained(trainable, params))
         block = jax.tree.map(lambda leaf: leaf if next(trained) else None, params)
         flat = Objective.create(lambda p: jnp.zeros(()), block)
-        u, zeros = random_direction(flat.size, flat.dtype, seed), lambda *shape: jnp.zeros(shape, flat.dtype)
-        counts = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # each its own buffer, so that they can be donated
-        return ConstrainedTransformState(
-            u, jnp.array(u), zeros(), zeros(u.size), zeros(), *counts, zeros(u.size), zeros()
-        )
+        if not (directions == 1 or 1 < 3 * directions <= flat.size):
+            raise ValueError(f"directions must lie in 1..{flat.size // 3}, got {directions!r}")
+        us = jnp.stack([random_direction(flat.size, flat.dtype, seed + i) for i in range(directions)])
+
+        def zeros(*shape, dtype=flat.dtype):  # each its own buffer, so that they can be donated
+            return jnp.zeros(shape, dtype)
+
+        start = ConstrainedState.at(None, us)._replace(older=jnp.array(us))
+        counts = zeros(dtype=jnp.int32), zeros(dtype=jnp.int32)
+        return ConstrainedTransformState(*start[1:], zeros(), *counts, zeros(flat.size), zeros())
 
     def update(updates, state, params=None, *, loss_fn=None, batch=None, has_aux=False, **_):
         if params is None or loss_fn is None:
@@ -146,6 +156,6 @@ def constrained_gradient_descent(
         now = GradientDescent(rule(state.steps)) if callable(rule) else fixed
         loss_fn = loss_fn if isinstance(loss_fn, Hashable) else loss_fn.__call__
         params, state = beside(batch, (params, state))
-        return _advance(loss_fn, _trained(trainable, params), has_aux, now, params, state, batch)
+        return _advance(loss_fn, _trained(trainable, params), has_aux, thirds_every, now, params, state, batch)
 
     return optax.GradientTransformationExtraArgs(init, update)

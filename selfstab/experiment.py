@@ -51,8 +51,9 @@ def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: boo
 def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io) -> xr.Dataset:
     """Return the approach found and the track from there, as a setting asks; ``io`` as in ``track_from``."""
     options = Options(
-        generalized=setting.generalized, strided=setting.strided, kick=setting.kick, transport=setting.transport
-    )
+        generalized=setting.generalized, strided=setting.strided, kick=setting.kick, transport=setting.transport,
+        directions=setting.directions, restart_every=setting.restart_every, central=setting.central,
+    )  # fmt: skip
     return track.run(
         prepared.objective, prepared.theta, setting.learning_rate, steps=setting.tracked_steps,
         edge_steps=setting.edge_steps, options=options, seed=seed, approach=found, **io,

@@ -58,6 +58,9 @@ class Setting:
         generalized: Whether the generalized prediction is advanced too (two gradients a step more).
         kick: At the instability gradient descent is moved along u by this fraction of δ: without it the first |x| is
             rounding, and the moment of the first blow-up is arbitrary.
+        directions: Most leading directions followed; the rule takes as many as are near the edge, and one more.
+        restart_every: Steps after which the predictions start afresh from gradient descent; 0: never.
+        central: Substeps of the central flow per step; 0 switches it off.
         transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient a step).
 
     Raises:
@@ -81,6 +84,9 @@ class Setting:
     generalized: bool = False
     kick: float = 0.0
     transport: int = 0
+    directions: int = 1
+    restart_every: int = 0
+    central: int = 0
 
     def __post_init__(self):
         known = dict(scale=SCALES, dataset=DATASETS, model=MODELS, activation=ACTIVATIONS, criterion=CRITERIA)
@@ -88,7 +94,9 @@ class Setting:
             check_known(field, getattr(self, field), names)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
-        for field, least in dict(n=1, width=1, edge_steps=1, tracked_steps=0, strided=0, transport=0).items():
+        least = dict(n=1, width=1, edge_steps=1, tracked_steps=0, strided=0, transport=0)
+        least |= dict(directions=1, restart_every=0, central=0)
+        for field, least in least.items():
             if not (isinstance(value := getattr(self, field), int) and value >= least):
                 raise ValueError(f"{field} must be a {'positive' if least else 'non-negative'} integer, got {value!r}")
         if not 0 <= self.kick <= 1:
@@ -183,6 +191,17 @@ _TABLE: dict[str, dict[str, dict]] = {
         paper=dict(n=200, width=16, learning_rate=0.001, edge_steps=1000, tracked_steps=50, micro_batch=25),
     ),
 }
+
+# The ten classes until several eigenvalues are at the edge: with as many directions, and with one alone.
+_TABLE |= {
+    f"mlp-cifar10-{kind}": {
+        scale: row | dict(restart_every=100, transport=0, strided=0, **extra, tracked_steps=steps)
+        for (scale, row), steps in zip(_TABLE["mlp-cifar10"].items(), (50, 1000, 2000), strict=True)
+    }
+    for kind, extra in {"directions": dict(directions=6), "one-direction": {}}.items()
+}
+for scale in ("test", "quick"):
+    _TABLE["mlp-cifar10-directions"][scale]["central"] = 1
 
 # The first experiment with other activations.  At quick scale ε .06 to .16 and λ₂ .5 to .83 of 2/η throughout.  relu is
 # there to fail: no third derivative tells of its kinks.

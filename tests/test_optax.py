@@ -109,7 +109,7 @@ def test_constrained_training_with_flax_and_optax(network, edge):
         updates, state = transformation.update(grads, state, params, loss_fn=loss_fn)
         return optax.apply_updates(params, updates), state, loss
 
-    same = ConstrainedState.at(edge[0], jnp.asarray(state.eigenvector))
+    same = ConstrainedState.at(edge[0], jnp.asarray(state.start))
     losses = []
     for t in range(30):
         params, state, loss = step(params, state)
@@ -237,8 +237,8 @@ def test_only_what_is_trainable_moves_and_counts(ordinary, trainable):
     transformation = eoslib.constrained_gradient_descent(2 / edge, trainable=trainable)
     objective = Objective.create(block_loss, params["out"])
     state = transformation.init(params)
-    same = ConstrainedState.at(params["out"], state.eigenvector)
-    assert state.eigenvector.shape == (4,)
+    same = ConstrainedState.at(params["out"], state.start)
+    assert state.start.shape == (1, 4)
     for _ in range(10):
         updates, state = jax.jit(lambda s, p: transformation.update(None, s, p, loss_fn=whole_loss))(state, params)
         assert not np.any(jax.tree.leaves(jax.tree.map(np.any, updates["hidden"])))

@@ -21,12 +21,12 @@ def test_the_predicted_step_is_its_formula():
     across = slope - (slope @ u) * u
     delta_squared = -2 * gradient @ slope / (across @ across)
     zero = jnp.zeros(())
-    geometry = LocalGeometry(
+    geometry = LocalGeometry.single(
         zero + 3, *map(jnp.asarray, (gradient, zero + 2 / eta, u, hessian @ u, slope)), jnp.ones((), int)
     )
     record = ConstrainedRecord(
-        jnp.zeros(size), geometry, jnp.ones((), bool), jnp.asarray(eta * delta_squared / 2), jnp.zeros((), int),
-        jnp.zeros((0, size)),
+        jnp.zeros(size), geometry, jnp.ones((), int), jnp.asarray([[eta * delta_squared / 2]]), zero, jnp.ones((1, 1)),
+        jnp.zeros((), int), jnp.zeros((0, size)),
     )  # fmt: skip
     quadratic = Objective.create(lambda theta: theta @ jnp.asarray(hessian) @ theta / 2, jnp.zeros(size))
     carried, x = 0.3 * rng.normal(size=size), 0.7

@@ -16,12 +16,13 @@ from eoslib.geometry import LocalGeometry, epsilon
 from eoslib.objective import Objective
 from eoslib.position import Position
 from eoslib.rules import GradientDescent
+from eoslib.complementarity import solve
 from eoslib.stable_set import (
+    bend,
     ProjectionStatus,
     floor_correction,
     project,
     restoring_move,
-    sharpness_multiplier,
     violation,
 )
 
@@ -76,17 +77,17 @@ def test_violation_and_corrections_have_their_closed_forms():
     toy, theta = oracles.Toy(alpha=0.5, beta=4.0), jnp.array([0.2, 0.4, 0.0])
     u, slope, zero = toy.eigenvector(theta), toy.sharpness_gradient(theta), jnp.zeros(())
     parts = (toy.gradient(theta), toy.sharpness(theta), u, toy.sharpness(theta) * u, slope)
-    geometry = LocalGeometry(zero, *map(jnp.asarray, parts), jnp.ones((), int))
+    geometry = LocalGeometry.single(zero, *map(jnp.asarray, parts), jnp.ones((), int))
     off, gradient = violation(geometry, GradientDescent(0.02)), toy.gradient(theta)
     np.testing.assert_allclose(off.sharpness, toy.sharpness(theta) / EDGE - 1, rtol=1e-9)
     np.testing.assert_allclose(off.slope, abs(u @ gradient) / np.linalg.norm(gradient), rtol=1e-9)
     assert float(violation(geometry, GradientDescent(0.01)).sharpness) == 0  # 2/η = 200: inside
-    move = np.asarray(-sharpness_multiplier(geometry, jnp.array(0.7)) * geometry.perpendicular)
+    move = np.asarray(bend(geometry, solve(geometry.gram, jnp.array([[-0.7]])).value))
     np.testing.assert_allclose(move @ slope, -0.7, rtol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(move), 0.7 / toy.beta_at(theta) ** 0.5, rtol=1e-9)  # the shortest
     np.testing.assert_allclose(move @ u, 0, atol=1e-12)
-    np.testing.assert_array_equal(sharpness_multiplier(geometry, jnp.array(-0.7)), 0)  # the constraint is one-sided
-    move = floor_correction(geometry, jnp.vdot(geometry.eigenvector, geometry.gradient))
+    np.testing.assert_array_equal(solve(geometry.gram, jnp.array([[0.7]])).value, 0)  # the constraint is one-sided
+    move = floor_correction(geometry, jnp.vdot(geometry.eigenvector, geometry.gradient)[None])
     np.testing.assert_allclose(move, -(u @ gradient) / toy.sharpness(theta) * u, rtol=1e-9, atol=1e-15)
 
 
@@ -382,7 +383,7 @@ def test_a_start_of_another_length_is_named():
 def test_a_multiplier_beyond_the_largest_number_is_none():
     """β = 1e-38 in float32: c = excess/β would overflow, and c ∇S⊥ hold inf · 0."""
     u, tiny = jnp.array([[1, 0, 0], [0, 1.5e-19, 0]], jnp.float32)  # u and ∇S
-    geometry = LocalGeometry(u[1], u * 0, u[0] * 300, u, u * 300, tiny, jnp.ones((), int))
+    geometry = LocalGeometry.single(u[1], u * 0, u[0] * 300, u, u * 300, tiny, jnp.ones((), int))
     assert float(geometry.beta) > 0
     np.testing.assert_array_equal(restoring_move(geometry, GradientDescent(0.02)), 0)
 

@@ -10,9 +10,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eoslib.complementarity import smat, svec
 from eoslib.constrained import ConstrainedRecord
+from eoslib.geometry import LocalGeometry
 from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
+from eoslib.stable_set import bend
 
 
 class PredictedState(NamedTuple):
@@ -30,7 +33,8 @@ class PredictedRecord(NamedTuple):
     y: Float[Array, ""]  # y*_t = ∇S_t⊥·v*_t
     loss: Float[Array, ""]  # L(θ†_t) + x*²/η, the theorem's
     true_loss: Float[Array, ""]  # L(θ†_t + v*_t), the published series; a forward pass where it is used
-    sharpness: Float[Array, ""]  # 2/η + y* + (∇S·u) x*
+    sharpness: Float[Array, ""]  # 2/η + y* + (∇S·u) x*; λ_max(Λ + Y* + 𝒯[Uᵀx*]) for k directions
+    block: Float[Array, " k"]  # x*_t = U_t v*_t of all directions; x* and y* are those of the first
 
 
 def half_force(record: ConstrainedRecord, x, learning_rate):
@@ -64,7 +68,49 @@ def predicted_step(
     carried = carried + (learning_rate * half_force(record, state.x, learning_rate)) * geometry.perpendicular
     x = (1 - learning_rate * (geometry.sharpness + y)) * state.x  # −(1 + ηy)x on the boundary, S = 2/η
     v = across + state.x * u
-    return PredictedState(carried, x), PredictedRecord(v, state.x, y, loss, objective.loss(record.theta + v), sharp)
+    at = PredictedRecord(v, state.x, y, loss, objective.loss(record.theta + v), sharp, state.x[None])
+    return PredictedState(carried, x), at
+
+
+def block_predicted_step(
+    objective: Objective, rule: GradientDescent, v: Float[Array, " p"], record: ConstrainedRecord,
+    product: Float[Array, " p"] | None = None,
+) -> tuple[Float[Array, " p"], PredictedRecord]:  # fmt: skip
+    """Advance the prediction of k directions; this project's, a conjecture for k > 1.
+
+    v_{t+1} = v_t − η [∇²L v + Uᵀ Y x + ½ ∇³L[Uᵀx, Uᵀx]] + T⊥:W,  x = U v, Y = 𝒯[v⊥]
+
+    It differs from :func:`predicted_step`, where k = 1, in the part along u of the last force, which averages out
+    there, and in that v (p,) is kept in no basis: nothing has to be transported when the block turns or changes size.
+    ``product`` is ∇²L(θ†_t) v.
+    """
+    geometry, learning_rate = record.geometry, jnp.asarray(rule.learning_rate, objective.dtype)
+    product = objective.hvp(record.theta, v) if product is None else product
+    x, y = coordinates(geometry, v)
+    force = product + (y @ x) @ geometry.vectors + svec(jnp.outer(x, x)) / 2 @ geometry.thirds
+    loss = geometry.loss + jnp.sum(geometry.values * x**2) / 2
+    at = PredictedRecord(v, x[0], y[0, 0], loss, objective.loss(record.theta + v), block_sharpness(geometry, v), x)
+    return v - learning_rate * force - bend(geometry, record.multiplier), at
+
+
+def coordinates(geometry: LocalGeometry, v: Float[Array, " p"]) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
+    """Return x = U v and Y = 𝒯[v⊥], what a displacement v from θ† adds to ∇²L on the block from across it."""
+    return inner(geometry.vectors, v), smat(inner(geometry.thirds, geometry.outside(v)))
+
+
+def block_eigenvector(geometry: LocalGeometry, v: Float[Array, " p"], older: Float[Array, " p"]) -> Float[Array, " p"]:
+    """Return a start (p,) for the leading eigenvector at θ† + v: within the block that of Λ + 𝒯[v].
+
+    Across it ``older``, an eigenvector of before, by as much as it points the same way within the block.
+    """
+    matrix = jnp.diag(geometry.values) + smat(inner(geometry.thirds, v))
+    leading, within = jnp.linalg.eigh(matrix)[1][:, -1], inner(geometry.vectors, older)
+    return leading @ geometry.vectors + jnp.sum(leading * within) * geometry.outside(older)
+
+
+def block_sharpness(geometry: LocalGeometry, v: Float[Array, " p"]) -> Float[Array, ""]:
+    """Return λ_max(Λ + 𝒯[v]), the sharpness at θ† + v to first order."""
+    return jnp.linalg.eigvalsh(jnp.diag(geometry.values) + smat(inner(geometry.thirds, v)))[-1]
 
 
 def generalized_predicted_step(
@@ -74,21 +120,22 @@ def generalized_predicted_step(
     record: ConstrainedRecord,
     product: Float[Array, " p"] | None = None,
 ) -> tuple[Float[Array, " p"], PredictedRecord]:
-    """Advance the generalized prediction: the true loss along u replaces its quadratic model; one gradient more.
+    """Advance the generalized prediction: the true loss along the block replaces its quadratic model; one gradient more.
 
     v_{t+1} = v_t − η [½(x² − δ²)∇S⊥ + ∇²L v⊥ + u (u·∇L(θ† + x u)) + x y u]
 
-    Arguments as :func:`predicted_step`'s, but for v (p,), the displacement at time t; ``product`` is ∇²L(θ†_t) v.
+    for k = 1, and as :func:`block_predicted_step` for k > 1 with U(∇L(θ† + Uᵀx) − ∇L(θ†)) for its forces within the
+    block.  Arguments as there.
     """
     geometry, theta = record.geometry, record.theta
     learning_rate = jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(theta, v) if product is None else product
-    u = geometry.eigenvector
-    x = inner(u, v)
-    y = inner(geometry.perpendicular, v - x * u)
-    loss, gradient = objective.value_and_grad(theta + (x * u).astype(theta.dtype))
-    force = product - x * geometry.hvp - half_force(record, x, learning_rate) * geometry.perpendicular
-    force = force + (inner(u, gradient) + x * y) * u
-    sharp = geometry.sharpness + y + geometry.slope_along_u * x
-    at = PredictedRecord(v, x, y, loss + x * x * y / 2, objective.loss(theta + v), sharp)
-    return v - learning_rate * force, at
+    x, y = coordinates(geometry, v)
+    along = x @ geometry.vectors
+    loss, gradient = objective.value_and_grad(theta + along.astype(theta.dtype))
+    pull = gradient - geometry.gradient if x.size > 1 else gradient
+    force = product - x @ geometry.images + svec(jnp.outer(x, x)) / 2 @ geometry.across
+    force = force + (inner(geometry.vectors, pull) + y @ x) @ geometry.vectors
+    sharp, loss = block_sharpness(geometry, v), loss + inner(x, y @ x) / 2
+    at = PredictedRecord(v, x[0], y[0, 0], loss, objective.loss(theta + v), sharp, x)
+    return v - learning_rate * force - bend(geometry, record.multiplier), at

@@ -17,9 +17,17 @@ from eoslib.objective import Objective, inner
 from eoslib.rules import GradientDescent
 from eoslib.stable_set import project, violation
 from eoslib.trajectories import programs, variables
+from eoslib.trajectories.central import CentralState, central_flow_step
 from eoslib.trajectories.descent import DescentState, gradient_descent_step
 from eoslib.trajectories.flow import FlowState, flow_start, flow_step, interpolation
-from eoslib.trajectories.prediction import PredictedState, generalized_predicted_step, predicted_step
+from eoslib.trajectories.prediction import (
+    PredictedState,
+    block_eigenvector,
+    block_predicted_step,
+    block_sharpness,
+    generalized_predicted_step,
+    predicted_step,
+)
 
 
 class TrackState(NamedTuple):
@@ -28,6 +36,7 @@ class TrackState(NamedTuple):
     descent: DescentState
     flow: FlowState
     constrained: ConstrainedState
+    central: CentralState | None
     predicted: PredictedState
     generalized: Float[Array, " p"]  # v of the generalized prediction
     transported: Float[Array, " p"]  # ∏(I − η∇²L)P⊥ ∇S_s⊥ for the last s
@@ -44,6 +53,10 @@ class Options(NamedTuple):
     generalized: bool = False  # whether the generalized prediction is (two gradients per step)
     transport: int = 0  # period of the transported products β_{s→t}, in steps (one gradient per step); 0: none
     restart: bool = False  # whether the predictions start afresh from gradient descent once a cycle (where y turns > 0)
+    restart_every: int = 0  # and after so many steps; 0: never
+    directions: int = 1  # most leading directions followed: as many as are near the edge, and one more
+    thirds_every: int = 5  # steps between evaluations of the third derivatives of more than one direction
+    central: int = 0  # substeps of the central flow per step, each about one constrained step; 0: none
     start: float = 0.1  # the predictions start where |x| first exceeds this fraction of δ: below, x is rounding
     kick: float = 0.0  # θ is moved along u by this fraction of δ (not for the flow, which would undo it within a step)
     chunk: int = 25  # steps between looks at the host, and the flow's interval
@@ -53,21 +66,32 @@ class Options(NamedTuple):
 DEFAULT = Options()
 
 
-@jax.jit
-def start(objective: Objective, rule: GradientDescent, theta, eigenvector, kick) -> tuple[TrackState, Array]:
+@jax.jit(static_argnames="options")
+def start(objective, rule: GradientDescent, theta, eigenvector, options=DEFAULT) -> tuple[TrackState, Array]:
     """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†."""
     projection = project(objective, theta, eigenvector, rule)
     geometry, u = projection.geometry, projection.geometry.eigenvector
     delta = jnp.sqrt(jnp.clip(geometry.delta_squared, 0, jnp.finfo(objective.dtype).max))
-    kicked = theta + (kick * delta * u).astype(theta.dtype)
+    kicked = theta + (options.kick * delta * u).astype(theta.dtype)
     v = (kicked - projection.theta).astype(objective.dtype)
     state = TrackState(
         descent=DescentState(kicked, u, u), flow=flow_start(objective, theta, u),
-        constrained=ConstrainedState.at(projection.theta, u), predicted=PredictedState(v, inner(u, v)), generalized=v,
+        constrained=ConstrainedState.at(projection.theta, u),
+        central=CentralState.at(projection.theta, u) if options.central else None, predicted=PredictedState(v, inner(u, v)), generalized=v,
         transported=geometry.perpendicular, transported_beta=geometry.beta, started=jnp.zeros((), bool),
         last_y=jnp.zeros((), objective.dtype), step=jnp.zeros((), jnp.int32),
     )  # fmt: skip
     return state, projection.status
+
+
+def resize(state: TrackState, vectors: Float[Array, "k p"]) -> TrackState:
+    """Return the state with the leading directions at θ†, k of them, followed from here on."""
+    kept = state.constrained
+    turn = inner(vectors[:, None], kept.older)  # (k, former k)
+    fresh = ConstrainedState.at(kept.theta, vectors)
+    fresh = fresh._replace(multiplier=turn @ kept.multiplier @ turn.T, bend=kept.bend)
+    central = None if state.central is None else CentralState.at(state.central.theta, vectors)
+    return state._replace(constrained=fresh, central=central)
 
 
 def step(objective: Objective, rule: GradientDescent, state: TrackState, options: Options, flow_at=None):
@@ -76,14 +100,21 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
     locked = ~state.started
     carried, generalized = (jnp.where(locked, before, v) for v in (state.predicted.carried, state.generalized))
     vs = [carried, *[generalized][: options.generalized], *[state.transported][: bool(options.transport)]]
-    constrained, record = constrained_step(objective, rule, state.constrained, jnp.stack(vs))
-    geometry = record.geometry
+    every = options.thirds_every
+    constrained, record = constrained_step(objective, rule, state.constrained, jnp.stack(vs), thirds_every=every)
+    geometry, k = record.geometry, record.geometry.values.size
     v = (state.descent.theta - record.theta).astype(objective.dtype)
     x, y = inner(geometry.eigenvector, v), inner(geometry.perpendicular, v)
-    linear = geometry.sharpness + inner(geometry.sharpness_gradient, v)
-    predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
-    predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
-    general = ratio = flow = None
+    block = variables.Block.at(rule, record, v) if options.directions > 1 else None
+    if k == 1:
+        linear, across = geometry.sharpness + inner(geometry.sharpness_gradient, v), geometry.sharpness + y
+        predicted = PredictedState(carried, jnp.where(locked, x, state.predicted.x))
+        predicted, prediction = predicted_step(objective, rule, predicted, record, record.products[0])
+    else:
+        linear, across = block_sharpness(geometry, v), block_sharpness(geometry, geometry.outside(v))
+        carried, prediction = block_predicted_step(objective, rule, carried, record, record.products[0])
+        predicted = PredictedState(carried, inner(geometry.eigenvector, carried))
+    general = ratio = flow = central = moment = None
     if options.generalized:
         generalized, general = generalized_predicted_step(objective, rule, generalized, record, record.products[1])
     transported, beta = state.transported, state.transported_beta
@@ -97,17 +128,28 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         if flow_at is None:
             raise ValueError("options.flow needs flow_at, the flow's (θ, L) at a step; got None")
         flow = flow_at(state.step)
+    if options.central:
+        central, moment = central_flow_step(
+            objective, rule, state.central, substeps=options.central, thirds_every=options.thirds_every
+        )
+    if k > 1:  # they exchange from step to step
+        older = block_eigenvector(geometry, v, state.descent.older)
+        state = state._replace(descent=state.descent._replace(older=older))
     descent, measured = gradient_descent_step(objective, rule, state.descent)
     moment = variables.Moment(
         state.descent.theta, measured, record, geometry, violation(geometry, rule), v, x, y, linear,
-        geometry.sharpness + y, prediction, state.started, general, flow, ratio,
+        across, prediction, state.started, general, flow, ratio, block, moment,
     )  # fmt: skip
-    started = state.started | (x * x >= options.start**2 * geometry.delta_squared)
+    radius = geometry.delta_squared if k == 1 else 2 * jnp.trace(record.multiplier) / rule.learning_rate
+    started = state.started | (jnp.sum(inner(geometry.vectors, v) ** 2) >= options.start**2 * radius)
     if options.restart:
         started = started & ~((state.last_y < 0) & (y >= 0))
+    if options.restart_every:
+        started = started & ((state.step + 1) % options.restart_every != 0)
     following = TrackState(
-        descent, state.flow, constrained, predicted, generalized, transported, beta, started, y, state.step + 1
-    )
+        descent, state.flow, constrained, central, predicted, generalized, transported, beta, started, y,
+        state.step + 1,
+    )  # fmt: skip
     return following, variables.values(moment)
 
 

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Array
 from tqdm import tqdm
 
+from eoslib.eigen import EigenPairs, gaps, leading_eigenpairs
 from eoslib.objective import Objective
 from eoslib.position import Position
 from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
 from eoslib.stable_set import ProjectionStatus
 from eoslib.trajectories import assumptions, programs, variables
 from eoslib.trajectories.approach import EdgeStatus, find_instability
-from eoslib.trajectories.state import DEFAULT, Options, advance, start
+from eoslib.trajectories.state import DEFAULT, Options, TrackState, advance, resize, start
 
 
 def track_from(
@@ -52,30 +55,43 @@ def track_from(
         ValueError: if η or ``steps`` is not positive, θ has the wrong shape or dtype, or ``options`` are inconsistent.
     """
     rule = resolve(rule)
+    if not (options.directions == 1 or 1 < 3 * options.directions <= objective.size):
+        raise ValueError(f"directions must lie in 1..{objective.size // 3}, got {options.directions!r}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps!r}")
     if options.chunk < 1 or options.strided % options.chunk:
         raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
     theta = Position.of(objective.position(theta))
     eigenvector = objective.place(jnp.asarray(eigenvector, objective.dtype))
-    state, status = programs.run(start, objective, rule, theta, eigenvector, options.kick)
+    state, status = programs.run(start, objective, rule, theta, eigenvector, options=options)
     if int(status) == ProjectionStatus.NOT_FINITE:
         raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
-    extras = assumptions.start(state.constrained.eigenvector) if options.strided else None
+    extras = assumptions.start(state.constrained.eigenvector)
+    extras = extras if options.strided else extras.vectors
     records: dict[str, list] = {}
     if restore is not None and (found := restore((state, extras))) is not None:
         (state, extras), records = objective.place(found[0]), found[1]
 
     def keep(values):
         for name, value in values.items():
-            records.setdefault(name, []).append(np.asarray(value, np.float64))
+            several = len(variables.get(name).dims) - 1 if variables.get(name).dims[0] == "t" else 0
+            missing = options.directions - np.shape(value)[-1] if several else 0
+            padding = [(0, 0)] + [(0, missing)] * several  # of a smaller block
+            value = np.asarray(value, np.float64)
+            records.setdefault(name, []).append(np.pad(value, padding, constant_values=np.nan) if missing else value)
 
     with tqdm(total=steps, initial=int(state.step), desc="tracking", disable=not progress, leave=False) as bar:
         while (done := int(state.step)) < steps:
+            where = state.constrained.theta, state.constrained.eigenvector
             if options.strided and done % options.strided == 0:
-                where = state.constrained.theta, state.constrained.eigenvector
                 extras, values = programs.run(assumptions.measure, objective, extras, *where, state.predicted)
                 keep(values)
+            elif not options.strided:
+                pairs = programs.run(leading, objective, where[0], extras.at[0].set(where[1]))
+                extras = pairs.vectors
+                keep({"eigenvalues": pairs.values})
+            if options.directions > 1:
+                state = _resized(objective, rule, state, options, records)
             length = min(options.chunk, steps - done)
             state, series, interval = advance(objective, rule, state, length, options)
             keep(series | interval)
@@ -85,6 +101,38 @@ def track_from(
             sharpness, off = float(series["constrained_sharpness"][-1]), float(series["violation"].max())
             bar.set_postfix_str(f"S† = {sharpness:.5g} of {rule.edge:.5g}, violation {off:.1e}")
     return dataset(records, rule, options).assign_attrs(start_projection=ProjectionStatus.words(status))
+
+
+@jax.jit
+def leading(objective: Objective, theta, start: Float[Array, "k p"]) -> EigenPairs:
+    """Return the k leading eigenpairs at θ (p,), residuals within 1 % of their gaps."""
+    return leading_eigenpairs(
+        lambda v: objective.hvp(theta, v), start, tolerance=1e-2, max_products=60 * start.shape[0], against=gaps
+    )
+
+
+#: Directions are followed from this fraction of the edge on, and no longer below the second.
+NEAR, FAR = 0.9, 0.85
+
+
+def _resized(objective: Objective, rule: GradientDescent, state: TrackState, options: Options, records) -> TrackState:
+    """Follow as many directions as are near the edge and one more, where it is not so yet."""
+    vectors = state.constrained.start
+    k, most = vectors.shape[0], options.directions
+
+    def solve(count):
+        noise = jax.random.normal(jax.random.key(k), (count - vectors.shape[0], vectors.shape[1]), vectors.dtype)
+        return programs.run(leading, objective, state.constrained.theta, jnp.concatenate([vectors, noise]))
+
+    if k == 1:  # the first time
+        values, vectors = solve(most)[:2]
+    else:
+        values = records["block_eigenvalues"][-1][-1]
+    near, far = (int((np.asarray(values) > fraction * rule.edge).sum()) + 1 for fraction in (NEAR, FAR))
+    wanted = min(max(near, 2, min(k, far)), most)
+    if wanted > vectors.shape[0]:
+        vectors = solve(wanted).vectors
+    return state if wanted == k else resize(state, vectors[:wanted])
 
 
 #: Relative violation of S ≤ 2/η above which the end of the constrained trajectory says so.
@@ -109,13 +157,14 @@ def _ends(data: xr.Dataset) -> dict[str, int | str]:
 def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options: Options = DEFAULT) -> xr.Dataset:
     """Return the records of a track as a data set, every variable described, with the steps at which curves ended."""
     dims = {name: variables.get(name).dims for name in records}
-    joined = {name: np.concatenate(v) if dims[name] == ("t",) else np.stack(v) for name, v in records.items()}
+    joined = {name: np.concatenate(v) if dims[name][0] == "t" else np.stack(v) for name, v in records.items()}
     data = xr.Dataset({name: (dims[name], values) for name, values in joined.items()})
-    for dimension, stride in (("t", 1), ("interval", options.chunk), ("stride", options.strided)):
+    for dimension, stride in (("t", 1), ("interval", options.chunk), ("stride", options.strided or options.chunk)):
         if dimension in data.sizes:
             data = data.assign_coords({dimension: np.arange(data.sizes[dimension]) * stride})
+    strided = options.strided or options.chunk
     late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge if "eigenvalues" in data else np.zeros(1, bool)
-    until = int(late.argmax()) * options.strided if late.any() else -1
+    until = int(late.argmax()) * strided if late.any() else -1
     attributes = _ends(data) | {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
     return variables.describe(data.assign_attrs(attributes))
 

@@ -14,15 +14,43 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from eoslib.constrained import ConstrainedRecord
-from eoslib.geometry import LocalGeometry
+from eoslib.geometry import LocalGeometry, epsilon
 from eoslib.position import Theta
 from eoslib.stable_set import Violation
+from eoslib.rules import GradientDescent
+from eoslib.trajectories.central import CentralMoment
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.flow import FlowMoment
-from eoslib.trajectories.prediction import PredictedRecord
+from eoslib.trajectories.prediction import PredictedRecord, coordinates
+
+
+class Block(NamedTuple):
+    """What k directions add to a step; n×n where rows and columns are directions."""
+
+    size: Int[Array, ""]  # k
+    values: Float[Array, " k"]  # Λ
+    x: Float[Array, " k"]  # U(θ − θ†)
+    y: Float[Array, "k k"]  # 𝒯[v⊥]
+    covariance: Float[Array, "k k"]  # Σ = 2W/η
+    trace: Float[Array, ""]  # tr Σ
+    sharpening: Float[Array, "k k"]  # A
+    epsilon: Float[Array, ""]  # η√λ_max(A)₊
+    unsolved: Float[Array, ""]  # residual of the complementarity problem for Σ
+    overlap: Float[Array, "k k"]  # R
+
+    @classmethod
+    def at(cls, rule: GradientDescent, record: ConstrainedRecord, v: Float[Array, " p"]) -> Block:
+        """Evaluate them at θ†, for a displacement v (p,) from it."""
+        geometry, covariance = record.geometry, 2 * record.multiplier / rule.learning_rate
+        a, k = geometry.sharpening, geometry.values.size
+        largest = jnp.maximum(jnp.linalg.eigvalsh(a)[-1], 0)
+        x, y = coordinates(geometry, v)
+        trace, size = jnp.trace(covariance), jnp.full((), k, jnp.int32)
+        values, eps = geometry.values, epsilon(largest, rule.learning_rate)
+        return cls(size, values, x, y, covariance, trace, a, eps, record.unsolved, record.overlap)
 
 
 class Moment(NamedTuple):
@@ -43,6 +71,8 @@ class Moment(NamedTuple):
     generalized: PredictedRecord | None
     flow: FlowMoment | None
     transport: Float[Array, ""] | None
+    block: Block | None
+    central: CentralMoment | None
 
 
 #: What computes the parts of a :class:`Moment`, and what is recorded beside the steps.
@@ -52,6 +82,7 @@ _SOURCES = {
     "predicted": "trajectories.prediction.predicted_step", "flow": "trajectories.flow.flow_step",
     "generalized": "trajectories.prediction.generalized_predicted_step",
     "approach": "trajectories.approach.find_instability",
+    "block": "trajectories.variables.Block", "central": "trajectories.central.central_flow_step",
     "tensor": "trajectories.assumptions.tensor_norm", "measure": "trajectories.assumptions.measure",
 }  # fmt: skip
 
@@ -118,6 +149,15 @@ _STEPS = (
     ("violation", "1", "(Sη/2 − 1)₊", "relative violation of S ≤ 2/η by θ†", "violation.sharpness"),
     ("slope", "1", "|u·∇L|/‖∇L‖", "relative slope along u at θ†", "violation.slope"),
     ("transport", "1", "β_{s→t}/β_s", "transported product", "transport"),
+    ("block_size", "1", "k", "directions followed", "block.size"),
+    ("covariance_trace", "length²", "tr Σ", "trace of the oscillation's covariance; δ² for k = 1", "block.trace"),
+    ("block_epsilon", "1", "ε", "η√λ_max(A)₊ of the block", "block.epsilon"),
+    ("unsolved", "1", "", "residual of the complementarity problem", "block.unsolved"),
+    ("central_loss", "loss", "L(w)", "loss of the central flow", "central.loss"),
+    ("central_sharpness", "curvature", "S(w)", "sharpness of the central flow", "central.sharpness"),
+    ("central_trace", "length²", "tr Σ(w)", "trace of the central flow's covariance", "central.trace"),
+    ("central_distance", "length", "‖w − θ†‖", "central flow's distance from θ†",
+     "norm of central.theta - constrained.theta"),  # fmt: skip
     ("flow_loss", "loss", "L", "loss of gradient flow", "flow.loss"),
     ("flow_distance", "length", "‖θ_f − θ†‖", "distance of the flow from θ†", "norm of flow.theta - constrained.theta"),
     ("flow_gd_distance", "length", "‖θ_f − θ‖", "distance of flow from θ", "norm of flow.theta - theta"),
@@ -132,6 +172,17 @@ _TABLE: dict[tuple[str, ...], tuple[tuple[str, str, str, str, str], ...]] = {
         ("check_gradient_norm", "loss/length", "‖∇L‖", "norm of the gradient before the instability", "approach"),
     ),
     ("t",): _STEPS,
+    ("t", "direction"): (
+        ("block_eigenvalues", "curvature", "λ_i", "eigenvalues of the block at θ†", "block.values"),
+        ("block_x", "length", "x_i", "displacement of gradient descent along u_i", "block.x"),
+        ("predicted_block_x", "length", "x_i*", "displacement of the prediction along u_i", "predicted.block"),
+    ),
+    ("t", "direction", "other"): (
+        ("block_y", "curvature", "Y", "excess curvature of the block, 𝒯[v⊥]", "block.y"),
+        ("covariance", "length²", "Σ", "covariance of the oscillation that bends θ†, 2W/η", "block.covariance"),
+        ("block_sharpening", "curvature²", "A", "progressive sharpening of the block at θ†", "block.sharpening"),
+        ("block_overlap", "1", "R", "turn of the eigenvectors since the last step", "block.overlap"),
+    ),
     ("interval",): (
         ("flow_sharpness", "curvature", "S", "sharpness of gradient flow", "flow"),
         ("flow_gradients", "1", "", "gradients spent on gradient flow", "flow"),
@@ -172,7 +223,8 @@ def values(moment: Moment) -> dict[str, Array]:
     found = {}
     for row in VARIABLES:
         first, _, second = row.place.removeprefix("norm of ").partition(" - ")
-        if row.dims == ("t",) and getattr(moment, first.partition(".")[0]) is not None:
+        several = row.dims[1:] and moment.block is None
+        if row.dims[0] == "t" and not several and getattr(moment, first.partition(".")[0]) is not None:
             value = attrgetter(first)(moment)
             value = value - attrgetter(second)(moment) if second else value
             value = jnp.linalg.norm(value) if row.place.startswith("norm of ") else value

@@ -26,7 +26,7 @@ class Checkpoints:
         self.saved = time.monotonic()
 
     def _pack(self, state, records):
-        stacked = {n: np.stack(v) for n, v in records.items() if variables.get(n).dims != ("t",)}
+        stacked = {n: np.stack(v) for n, v in records.items() if variables.get(n).dims[0] != "t"}
         series = {n: np.concatenate(v) for n, v in records.items() if n not in stacked}
         leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         found = self.approach._asdict() if self.approach else {}

@@ -59,7 +59,7 @@ def dense_geometry(jet: Jet, towards: Array) -> DenseGeometry:
     third = jet.third @ u  # (p, p)
     turning = vectors[:, :-1] @ others  # (S − H)⁺∇L: how u·∇L feels the turning of u
     slope, normal = third @ u, sharpness * u + third @ turning
-    local = LocalGeometry(jet.loss, jet.gradient, sharpness, u, sharpness * u, slope, jnp.zeros((), jnp.int32))
+    local = LocalGeometry.single(jet.loss, jet.gradient, sharpness, u, sharpness * u, slope, jnp.zeros((), jnp.int32))
     return DenseGeometry(local, jet.hessian, values[-2], normal)
 
 

@@ -258,6 +258,6 @@ class ToyLoss(NamedTuple):
         gradient = jnp.stack(gradient + [r - self.drift for r in rest])
         u, sharpness = jnp.stack([u_x, u_w, *rest]), self.stiffness + excess
         products = jnp.zeros((), jnp.int32)
-        return LocalGeometry(
+        return LocalGeometry.single(
             self.loss(theta), gradient, sharpness, u, sharpness * u, jnp.stack([*d_sharpness, *rest]), products
         )
