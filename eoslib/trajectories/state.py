@@ -68,7 +68,10 @@ DEFAULT = Options()
 
 @jax.jit(static_argnames="options")
 def start(objective, rule: GradientDescent, theta, eigenvector, options=DEFAULT) -> tuple[TrackState, Array]:
-    """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†."""
+    """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†.
+
+    ``eigenvector`` (p,) or (k, p) are starts for those that are followed.
+    """
     projection = project(objective, theta, eigenvector, rule)
     geometry, u = projection.geometry, projection.geometry.eigenvector
     delta = jnp.sqrt(jnp.clip(geometry.delta_squared, 0, jnp.finfo(objective.dtype).max))
@@ -76,8 +79,8 @@ def start(objective, rule: GradientDescent, theta, eigenvector, options=DEFAULT)
     v = (kicked - projection.theta).astype(objective.dtype)
     state = TrackState(
         descent=DescentState(kicked, u, u), flow=flow_start(objective, theta, u),
-        constrained=ConstrainedState.at(projection.theta, u),
-        central=CentralState.at(projection.theta, u) if options.central else None, predicted=PredictedState(v, inner(u, v)), generalized=v,
+        constrained=ConstrainedState.at(projection.theta, geometry.vectors),
+        central=CentralState.at(projection.theta, geometry.vectors) if options.central else None, predicted=PredictedState(v, inner(u, v)), generalized=v,
         transported=geometry.perpendicular, transported_beta=geometry.beta, started=jnp.zeros((), bool),
         last_y=jnp.zeros((), objective.dtype), step=jnp.zeros((), jnp.int32),
     )  # fmt: skip

@@ -63,6 +63,10 @@ def track_from(
         raise ValueError(f"strided must be a multiple of chunk={options.chunk}, got {options.strided}")
     theta = Position.of(objective.position(theta))
     eigenvector = objective.place(jnp.asarray(eigenvector, objective.dtype))
+    eigenvector = jnp.atleast_2d(eigenvector)
+    if options.directions > 1:
+        pairs = _more(objective, theta, eigenvector[: options.directions], options.directions)
+        eigenvector = pairs.vectors[: _wanted(pairs.values, rule, options.directions)]
     state, status = programs.run(start, objective, rule, theta, eigenvector, options=options)
     if int(status) == ProjectionStatus.NOT_FINITE:
         raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
@@ -91,7 +95,13 @@ def track_from(
                 extras = pairs.vectors
                 keep({"eigenvalues": pairs.values})
             if options.directions > 1:
-                state = _resized(objective, rule, state, options, records)
+                vectors = state.constrained.start
+                values = records["block_eigenvalues"][-1][-1] if "block_eigenvalues" in records else []
+                wanted = _wanted(values, rule, options.directions, vectors.shape[0]) if len(values) else vectors.shape[0]
+                if wanted > vectors.shape[0]:
+                    vectors = _more(objective, state.constrained.theta, vectors, wanted).vectors
+                if wanted != state.constrained.start.shape[0]:
+                    state = resize(state, vectors[:wanted])
             length = min(options.chunk, steps - done)
             state, series, interval = advance(objective, rule, state, length, options)
             keep(series | interval)
@@ -115,24 +125,17 @@ def leading(objective: Objective, theta, start: Float[Array, "k p"]) -> EigenPai
 NEAR, FAR = 0.9, 0.85
 
 
-def _resized(objective: Objective, rule: GradientDescent, state: TrackState, options: Options, records) -> TrackState:
-    """Follow as many directions as are near the edge and one more, where it is not so yet."""
-    vectors = state.constrained.start
-    k, most = vectors.shape[0], options.directions
-
-    def solve(count):
-        noise = jax.random.normal(jax.random.key(k), (count - vectors.shape[0], vectors.shape[1]), vectors.dtype)
-        return programs.run(leading, objective, state.constrained.theta, jnp.concatenate([vectors, noise]))
-
-    if k == 1:  # the first time
-        values, vectors = solve(most)[:2]
-    else:
-        values = records["block_eigenvalues"][-1][-1]
+def _wanted(values, rule: GradientDescent, most: int, now: int = 2) -> int:
+    """Return how many directions to follow: as many as are near the edge and one more, from 2 to so many at most."""
     near, far = (int((np.asarray(values) > fraction * rule.edge).sum()) + 1 for fraction in (NEAR, FAR))
-    wanted = min(max(near, 2, min(k, far)), most)
-    if wanted > vectors.shape[0]:
-        vectors = solve(wanted).vectors
-    return state if wanted == k else resize(state, vectors[:wanted])
+    return min(max(near, 2, min(now, far)), most)
+
+
+def _more(objective: Objective, theta, vectors: Float[Array, "k p"], count: int) -> EigenPairs:
+    """Return so many leading eigenpairs at θ (p,), from the first few vectors."""
+    shape = count - vectors.shape[0], vectors.shape[1]
+    noise = jax.random.normal(jax.random.key(count), shape, vectors.dtype)
+    return programs.run(leading, objective, theta, jnp.concatenate([vectors, noise]))
 
 
 #: Relative violation of S ≤ 2/η above which the end of the constrained trajectory says so.
