@@ -47,7 +47,7 @@ class ConstrainedState(NamedTuple):
     older: Float[Array, "k p"]  # those of t−1, improved by a power step
     multiplier: Float[Array, "k k"]  # W by which the last step was bent
     bend: Float[Array, " p"]  # −T⊥:W at the last center
-    thirds: Float[Array, "n p"]  # third derivatives at the last center; none (0, p) for k = 1, where they cost nothing
+    thirds: Float[Array, "n p"] | None  # third derivatives at the last center; None for k = 1, where they cost nothing
     age: Int[Array, ""]  # steps since these were evaluated
 
     @classmethod
@@ -56,7 +56,7 @@ class ConstrainedState(NamedTuple):
         us = jnp.atleast_2d(eigenvectors)
         (k, p), zeros = us.shape, lambda *shape: jnp.zeros(shape, us.dtype)
         stale = jnp.full((), STALE, jnp.int32)
-        return cls(theta, us, us, zeros(k, k), zeros(p), zeros(k * (k + 1) // 2 if k > 1 else 0, p), stale)
+        return cls(theta, us, us, zeros(k, k), zeros(p), zeros(k * (k + 1) // 2, p) if k > 1 else None, stale)
 
     @property
     def eigenvector(self) -> Float[Array, " p"]:

@@ -33,7 +33,7 @@ class ConstrainedTransformState(NamedTuple):
     older: Float[Array, "k p"]
     multiplier: Float[Array, "k k"]
     bend: Float[Array, " p"]
-    thirds: Float[Array, "n p"]
+    thirds: Float[Array, "n p"] | None
     age: Int[Array, ""]
     sharpness: Float[Array, ""]  # where the last step began
     status: Int[Array, ""]  # a ConstrainedStatus

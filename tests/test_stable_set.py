@@ -376,7 +376,7 @@ def test_bad_arguments_are_named(rate, options, message):
 
 
 def test_a_start_of_another_length_is_named():
-    with pytest.raises(ValueError, match=r"start must have shape \(2,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"start must have shape \(2,\), or \(k, 2\) with 1 <= k <= p/3, got \(3,\)"):
         one_off(lambda t: t @ t, [1.0, 1.0], [1.0, 0.1, 0.0])
 
 

@@ -1,0 +1,400 @@
+"""Several directions: the block's geometry, its constrained step, predictions and central flow against dense algebra."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+import eoslib
+from eoslib.complementarity import rotation, svec
+from eoslib.constrained import ConstrainedState, ConstrainedStatus, constrained_step
+from eoslib.eigen import gaps, leading_eigenpairs
+from eoslib.geometry import Thirds, local_geometry, local_geometry_and_products
+from eoslib.objective import Objective
+from eoslib.rules import GradientDescent
+from eoslib.stable_set import ProjectionStatus, bend, project
+from eoslib.trajectories import track
+from eoslib.trajectories.central import CentralState, central_flow_step
+from eoslib.trajectories.prediction import block_predicted_step, generalized_predicted_step
+from eoslib.trajectories.state import Options
+
+ETA, SIZE = 0.02, 15
+EDGE = 2 / ETA
+stepped = jax.jit(constrained_step, static_argnames=("thirds_every", "tolerance", "eigen_tolerance"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Quartic:
+    """L = g·θ + ½θᵀHθ + T[θ³]/6 + Q[θ⁴]/24 with derivatives in NumPy, its first few eigenvalues at the edge at 0."""
+
+    linear: np.ndarray
+    matrix: np.ndarray
+    third: np.ndarray
+    fourth: np.ndarray
+
+    @classmethod
+    def draw(cls, critical: int, seed: int = 0, alpha: float = 0.1, margin: float = 0.6) -> Quartic:
+        """Draw one, whose covariance is 2α(I + E) at θ = 0 with a small symmetric E: ∇L = −T⊥:α(I + E)."""
+        rng = np.random.default_rng(seed)
+
+        def symmetric(order, scale):
+            draw = rng.normal(size=(SIZE,) * order)
+            return scale * sum(draw.transpose(p) for p in itertools.permutations(range(order))) / 6
+
+        bulk = np.concatenate([[margin], np.linspace(0.3, -0.05, SIZE - critical - 1)]) * EDGE
+        matrix, third = np.diag(np.concatenate([np.full(critical, EDGE), bulk])), symmetric(3, 1.0)
+        third[critical:, critical:, critical:] = 0  # the bulk's own cubic terms: the theory drops them
+        pairs = third[:critical, :critical].copy()
+        pairs[..., :critical] = 0
+        return cls(-np.einsum("ij,ijp->p", alpha * cls.weights(critical), pairs), matrix, third, symmetric(4, 0.2))
+
+    @staticmethod
+    def weights(critical: int) -> np.ndarray:
+        """I + E."""
+        return np.eye(critical) + 0.3 * np.diag(np.ones(critical - 1), 1) + 0.3 * np.diag(np.ones(critical - 1), -1)
+
+    def loss(self, theta):
+        parts = [jnp.asarray(part, theta.dtype) for part in (self.linear, self.matrix, self.third, self.fourth)]
+        g, h, t, q = parts
+        return g @ theta + theta @ h @ theta / 2 + (t @ theta @ theta) @ theta / 6 + (q @ theta @ theta @ theta) @ theta / 24
+
+    def gradient(self, theta):
+        return self.linear + self.matrix @ theta + self.third @ theta @ theta / 2 + self.fourth @ theta @ theta @ theta / 6
+
+    def hessian(self, theta):
+        return self.matrix + self.third @ theta + self.fourth @ theta @ theta / 2
+
+    def tensor(self, theta):
+        return self.third + self.fourth @ theta
+
+    @functools.cached_property
+    def objective(self):
+        return Objective.create(self.loss, jnp.zeros(SIZE))
+
+    def leading(self, theta, k):
+        values, vectors = np.linalg.eigh(self.hessian(theta))
+        return values[::-1][:k], vectors.T[::-1][:k]
+
+    def state(self, k, theta=None):
+        theta = jnp.zeros(SIZE) if theta is None else jnp.asarray(theta)
+        return ConstrainedState.at(theta, jnp.asarray(self.leading(np.asarray(theta), k)[1]))
+
+
+def run(quartic, k, steps=60, **options):
+    """(states, records) of so many constrained steps."""
+    state, states, records = quartic.state(k), [], []
+    for _ in range(steps):
+        states.append(state)
+        state, record = stepped(quartic.objective, GradientDescent(ETA), state, **options)
+        records.append(record)
+    return [*states, state], records
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_third_derivatives_of_all_pairs_are_the_dense_ones(k):
+    quartic, rng = Quartic.draw(3), np.random.default_rng(1)
+    theta, us = rng.normal(size=SIZE), rng.normal(size=(k, SIZE))
+    expected = np.einsum("ijp,ai,bj->abp", quartic.tensor(theta), us, us)[np.triu_indices(k)]
+    found = quartic.objective.thirds(jnp.asarray(theta), jnp.asarray(us))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
+    loss, gradient, images = quartic.objective.gradient_and_hvps(jnp.asarray(theta), jnp.asarray(us))
+    np.testing.assert_allclose(loss, quartic.loss(jnp.asarray(theta)), rtol=1e-12)
+    np.testing.assert_allclose(gradient, quartic.gradient(theta), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(images, us @ quartic.hessian(theta), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 8])
+def test_third_derivatives_come_in_micro_batches_too(micro_batch):
+    whole, pieces = (
+        Objective.create(oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch(), micro_batch=m)
+        for m in (None, micro_batch)
+    )
+    theta = whole.ravel(oracles.mlp_params())
+    us = jax.random.normal(jax.random.key(0), (3, theta.size), theta.dtype)
+    np.testing.assert_allclose(pieces.thirds(theta, us), whole.thirds(theta, us), rtol=1e-9, atol=1e-11)
+    for one, other in zip(pieces.gradient_and_hvps(theta, us), whole.gradient_and_hvps(theta, us)):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_the_blocks_quantities_are_their_formulas():
+    """Λ, 𝒢, A, Σ by einsum from dense tensors, and Σ = 2α(I + E), which the loss was made for."""
+    quartic, k, rule = Quartic.draw(3), 4, GradientDescent(ETA)
+    theta = 1e-3 * np.random.default_rng(2).normal(size=SIZE)
+    geometry = local_geometry(quartic.objective, jnp.asarray(theta), quartic.state(k).start)
+    values, us = quartic.leading(theta, k)
+    np.testing.assert_allclose(geometry.values, values, rtol=1e-12)
+    np.testing.assert_allclose(np.abs(np.sum(geometry.vectors * us, axis=1)), 1, rtol=1e-9)
+    us = np.asarray(geometry.vectors)
+    across = np.eye(SIZE) - us.T @ us
+    pairs = np.einsum("ijp,ai,bj->abp", quartic.tensor(theta), us, us)  # (k, k, p)
+    np.testing.assert_allclose(geometry.sharpening, -pairs @ across @ quartic.gradient(theta), rtol=1e-8, atol=1e-9)
+    z = np.random.default_rng(3).normal(size=(k, k))
+    z = z + z.T
+    applied = np.einsum("abp,cdp,cd->ab", pairs @ across, pairs @ across, z)
+    np.testing.assert_allclose(geometry.gram @ svec(jnp.asarray(z)), svec(jnp.asarray(applied)), rtol=1e-8)
+    np.testing.assert_allclose(bend(geometry, jnp.asarray(z)), -np.einsum("ab,abp->p", z, pairs @ across), atol=1e-9)
+    geometry = local_geometry(quartic.objective, jnp.zeros(SIZE), jnp.eye(SIZE)[:k])
+    us, multiplier = np.asarray(geometry.vectors), np.asarray(geometry.multiplier(rule).value)
+    weights = np.zeros((SIZE, SIZE))
+    weights[:3, :3] = 0.1 * Quartic.weights(3)
+    np.testing.assert_allclose(2 * multiplier / ETA, 2 * us @ weights @ us.T, rtol=1e-6, atol=1e-8)
+
+
+def test_known_third_derivatives_turn_with_the_basis_and_are_new_where_the_space_is():
+    quartic, rng = Quartic.draw(3), np.random.default_rng(4)
+    theta, none = jnp.zeros(SIZE), jnp.zeros((0, SIZE))
+    fresh = local_geometry(quartic.objective, theta, jnp.eye(SIZE)[:4])
+    q = jnp.asarray(np.linalg.qr(rng.normal(size=(4, 4)))[0])
+    marked = rotation(q) @ fresh.thirds + 1  # what is handed in, not what is evaluated, comes back
+    known = Thirds(q @ fresh.vectors, marked, jnp.zeros((), bool))
+    found, _ = local_geometry_and_products(quartic.objective, theta, jnp.eye(SIZE)[:4], none, known=known)
+    np.testing.assert_allclose(found.thirds, fresh.thirds + rotation(q.T) @ jnp.ones_like(marked), rtol=1e-6, atol=1e-8)
+    other = known._replace(vectors=jnp.eye(SIZE)[4:8])
+    for known in (other, known._replace(fresh=jnp.ones((), bool))):
+        found, _ = local_geometry_and_products(quartic.objective, theta, jnp.eye(SIZE)[:4], none, known=known)
+        np.testing.assert_allclose(found.thirds, fresh.thirds, rtol=1e-9, atol=1e-9)
+
+
+def test_residuals_of_a_block_are_judged_against_its_gaps():
+    np.testing.assert_allclose(gaps(jnp.array([-5.0])), [5.0])
+    np.testing.assert_allclose(gaps(jnp.array([100.0, 99.0, 60.0])), [50.0, 49.0, 10.0])
+    p = 200
+    values = np.concatenate([[100.0, 99.9, 60.0], np.linspace(59, 0, p - 3)])
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(p, p)))[0]
+    matrix, start = jnp.asarray((basis * values) @ basis.T), jnp.asarray(np.random.default_rng(1).normal(size=(3, p)))
+    found = leading_eigenpairs(lambda v: matrix @ v, start, tolerance=2e-2, against=gaps)
+    angle = np.linalg.norm(found.vectors[:2] - found.vectors[:2] @ basis[:, :2] @ basis[:, :2].T, axis=1)
+    assert (angle <= 3e-2).all()  # of the space of the first two, close as they are to each other
+    assert (np.asarray(found.residuals) <= 2e-2 * np.asarray(gaps(found.values))).all()
+
+
+# --- the constrained step ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def walked():
+    quartic = Quartic.draw(3)
+    return quartic, *run(quartic, 4)
+
+
+def test_three_eigenvalues_stay_at_the_edge_while_the_loss_falls(walked):
+    quartic, _, records = walked
+    values = np.array([quartic.leading(np.asarray(record.theta), 4)[0] for record in records]) / EDGE
+    assert np.abs(values[1:, :3] - 1).max() <= 2e-5
+    assert values[:, 3].max() < 0.95
+    assert all(int(record.rounds) == 0 for record in records)
+    assert {record.message for record in records} == {ConstrainedStatus.BENT.message}
+    assert (np.diff([float(record.geometry.loss) for record in records]) < 0).all()
+    # One direction cannot: the others pass the edge.
+    _, single = run(quartic, 1)
+    assert max(quartic.leading(np.asarray(record.theta), 1)[0][0] for record in single) > EDGE * (1 + 1e-4)
+
+
+def test_a_step_is_the_projection_of_the_gradient_step(walked):
+    """Across the block the way from θ − η∇L to the next point is T⊥:W there, with one W ⪰ 0; to second order."""
+    quartic, states, records = walked
+    for before, after in zip(states[5:40], states[6:41]):
+        here, there = np.asarray(before.theta), np.asarray(after.theta)
+        us = quartic.leading(there, 3)[1]
+        across = np.eye(SIZE) - us.T @ us
+        pairs = np.einsum("ijp,ai,bj->abp", quartic.tensor(there), us, us)[np.triu_indices(3)] @ across  # (6, p)
+        way = across @ (here - ETA * quartic.gradient(here) - there)
+        multiplier, *_ = np.linalg.lstsq(pairs.T, way, rcond=None)
+        left = np.linalg.norm(pairs.T @ multiplier - way) / np.linalg.norm(way)
+        matrix = np.zeros((3, 3))
+        matrix[np.triu_indices(3)] = multiplier
+        matrix = (matrix + matrix.T) / 2
+        assert left <= 2e-2
+        assert np.linalg.eigvalsh(matrix)[0] > 0
+
+
+def test_the_step_depends_on_the_block_and_not_on_its_basis(walked):
+    quartic, states, _ = walked
+    q = jnp.asarray(np.linalg.qr(np.random.default_rng(5).normal(size=(4, 4)))[0])
+    state = states[20]
+    turned = state._replace(
+        start=q @ state.start, older=q @ state.older, multiplier=q @ state.multiplier @ q.T,
+        thirds=rotation(q) @ state.thirds,
+    )  # fmt: skip
+    rule = GradientDescent(ETA)
+    for every in (1, 100):
+        one, other = (stepped(quartic.objective, rule, s._replace(age=jnp.zeros_like(s.age)), thirds_every=every)[0]
+                      for s in (state, turned))  # fmt: skip
+        np.testing.assert_allclose(one.theta, other.theta, atol=1e-9)
+        np.testing.assert_allclose(one.start, other.start, atol=1e-6)  # Ritz vectors, signs by their own starts
+
+
+def test_more_directions_than_are_needed_change_little_and_stale_third_derivatives_too(walked):
+    """With one critical eigenvalue k = 1, 2, 4 agree to 1 % of δ; r = 5 against r = 1 too."""
+    quartic = Quartic.draw(1, seed=3)
+    ends = [np.asarray(run(quartic, k)[0][-1].theta) for k in (1, 2, 4)]
+    delta = (2 * 0.1) ** 0.5
+    assert max(np.linalg.norm(end - ends[0]) for end in ends) <= 0.01 * delta
+    quartic, states, _ = walked
+    old = np.asarray(run(quartic, 4, thirds_every=5)[0][-1].theta)
+    assert 0 < np.linalg.norm(old - np.asarray(states[-1].theta)) <= 0.01 * delta
+
+
+def test_an_eigenvalue_that_shares_no_parameter_is_seen_by_a_block():
+    """½(2/η + y)x² − y beside ½(1.9/η + 4w)z² − w: the second passes the edge; one direction never sees it."""
+
+    def loss(theta):
+        x, y, z, w, *rest = theta
+        return (EDGE + y) * x**2 / 2 - 2 * y + (0.95 * EDGE + 4 * w) * z**2 / 2 - 4 * w + sum(r**2 for r in rest)
+
+    objective, start = Objective.create(loss, jnp.zeros(80)), jnp.eye(80)
+    rule, tops = GradientDescent(ETA), {}
+    for k, rows in {1: [0], 3: [0, 2, 4]}.items():
+        state = ConstrainedState.at(jnp.zeros(80), start[jnp.array(rows)])
+        for _ in range(60):
+            state, record = stepped(objective, rule, state)
+        w = float(record.theta[3])
+        tops[k] = (0.95 * EDGE + 4 * w) / EDGE
+    assert tops[1] > 1.1
+    assert tops[3] <= 1 + 1e-4
+
+
+def test_what_goes_wrong_is_said_in_words():
+    quartic, rule = Quartic.draw(4), GradientDescent(ETA)
+    _, record = stepped(quartic.objective, rule, quartic.state(3))
+    assert ConstrainedStatus.words(record.status) == ConstrainedStatus.NO_MARGIN.message
+    with pytest.raises(ValueError, match="thirds_every must be at least 1, got 0"):
+        constrained_step(quartic.objective, rule, quartic.state(2), thirds_every=0)
+    for k in (0, 6):
+        with pytest.raises(ValueError, match=rf"or \(k, 15\) with 1 <= k <= p/3, got \({k}, 15\)"):
+            constrained_step(quartic.objective, rule, quartic.state(k))
+        with pytest.raises(ValueError, match=f"directions must lie in 1..5, got {k}"):
+            track.track_from(
+                quartic.objective, jnp.zeros(SIZE), jnp.eye(SIZE)[0], ETA, steps=1, options=Options(directions=k)
+            )
+        with pytest.raises(ValueError, match=f"directions must lie in 1..5, got {k}"):
+            eoslib.constrained_gradient_descent(ETA, directions=k).init(jnp.zeros(SIZE))
+    broken = Objective.create(lambda theta: quartic.loss(theta) * jnp.nan, jnp.zeros(SIZE))
+    _, record = stepped(broken, rule, quartic.state(3))
+    assert ConstrainedStatus.words(record.status) == ConstrainedStatus.NOT_FINITE.message
+
+
+# --- projection -------------------------------------------------------------------------------------------------------
+
+
+def test_the_projection_onto_several_eigenvalues_is_the_nearest_point():
+    """θ₀ − θ = Σ s_i n_i + T⊥:C with C ⪰ 0 (KKT), λ₁ … λ₃ ≤ 2/η and u_i·∇L = 0, from 2δ up the walls."""
+    quartic = Quartic.draw(3)
+    us, delta = quartic.leading(np.zeros(SIZE), 4)[1], (2 * 0.1) ** 0.5
+    inward = np.einsum("iip->p", quartic.third[:3, :3])
+    point = 2 * delta * us[:3].sum(0) * 0.1 + 0.05 * inward
+    found = project(quartic.objective, jnp.asarray(point), jnp.asarray(us), ETA, tolerance=1e-9)
+    theta = np.asarray(found.theta)
+    assert int(found.status) == ProjectionStatus.ON_BOUNDARY
+    values, us = quartic.leading(theta, 3)
+    assert values[0] <= EDGE * (1 + 1e-9)
+    assert np.abs(us @ quartic.gradient(theta)).max() <= 1e-3 * np.linalg.norm(quartic.gradient(theta))
+    pairs = np.einsum("ijp,ai,bj->abp", quartic.tensor(theta), us, us)[np.triu_indices(3)]
+    normals = np.concatenate([pairs, us])
+    way = point - theta
+    kept, *_ = np.linalg.lstsq(normals.T, way, rcond=None)
+    assert np.linalg.norm(normals.T @ kept - way) <= 0.05 * np.linalg.norm(way)  # but for the tilt of the floor
+    single = project(quartic.objective, jnp.asarray(point), jnp.asarray(us[0]), ETA)
+    assert quartic.leading(np.asarray(single.theta), 1)[0][0] > EDGE * (1 + 1e-3) or int(single.rounds) > 5
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def test_the_predicted_step_of_a_block_is_its_formula(walked):
+    """By einsum from dense tensors, term by term."""
+    quartic, states, records = walked
+    record = records[10]
+    theta, us = np.asarray(record.theta), np.asarray(record.geometry.vectors)
+    v = 0.1 * np.random.default_rng(6).normal(size=SIZE)
+    pairs, across = np.einsum("ijp,ai,bj->abp", quartic.tensor(theta), us, us), np.eye(SIZE) - us.T @ us
+    hessian, x, w = quartic.hessian(theta), us @ v, np.asarray(record.multiplier)
+    y = pairs @ across @ v
+    outer = np.einsum("abp,a,b->p", pairs, x, x)
+    force = hessian @ v + us.T @ (y @ x) + across @ outer / 2 + us.T @ (us @ outer) / 2
+    expected = v - ETA * force + np.einsum("abp,ab->p", pairs @ across, w)
+    following, at = block_predicted_step(quartic.objective, GradientDescent(ETA), jnp.asarray(v), record)
+    np.testing.assert_allclose(following, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(at.block, x, rtol=1e-9)
+    values = np.asarray(record.geometry.values)
+    np.testing.assert_allclose(at.loss, record.geometry.loss + x @ (values * x) / 2, rtol=1e-9)
+    top = np.linalg.eigvalsh(np.diag(values) + pairs @ v)[-1]
+    np.testing.assert_allclose(at.sharpness, top, rtol=1e-8)
+    # The generalized one: the true gradient within the block.
+    along = np.asarray(record.theta) + us.T @ x
+    inside = us @ (quartic.gradient(along) - quartic.gradient(theta))
+    force = across @ (hessian @ v) + us.T @ (inside + y @ x) + across @ outer / 2
+    expected = v - ETA * force + np.einsum("abp,ab->p", pairs @ across, w)
+    following, at = generalized_predicted_step(quartic.objective, GradientDescent(ETA), jnp.asarray(v), record)
+    np.testing.assert_allclose(following, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(at.loss, quartic.loss(jnp.asarray(along)) + x @ y @ x / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [4, 1])
+def test_gradient_descent_is_followed_with_three_directions_and_lost_with_one(k):
+    """Over 40 steps from .5√tr Σ the error stays within a fifth of |v|; one direction loses it (the null model)."""
+    quartic, rule = Quartic.draw(3, alpha=0.02), GradientDescent(ETA)
+    state = quartic.state(k)
+    v = jnp.asarray(0.5 * (6 * 0.02) ** 0.5 * quartic.leading(np.zeros(SIZE), 3)[1].sum(0) / 3**0.5)
+    theta, errors, sizes = np.asarray(v), [], []
+    for _ in range(40):
+        state, record = stepped(quartic.objective, rule, state)
+        real = theta - np.asarray(record.theta)
+        errors.append(np.linalg.norm(real - v))
+        sizes.append(np.linalg.norm(real))
+        v, _ = block_predicted_step(quartic.objective, rule, v, record)
+        theta = theta - ETA * quartic.gradient(theta)
+    lost = max(errors) > 0.2 * np.sqrt(np.mean(np.square(sizes)))
+    assert lost == (k == 1)
+
+
+def test_the_central_flow_takes_the_path_of_the_constrained_trajectory(walked):
+    """Within 3 % of √tr Σ over 60 steps, with the same tr Σ; without its force it leaves by far."""
+    quartic, states, records = walked
+    rule, central = GradientDescent(ETA), CentralState.at(jnp.zeros(SIZE), quartic.state(4).start)
+    step = jax.jit(central_flow_step, static_argnames="substeps")
+    traces = []
+    for _ in range(60):
+        central, moment = step(quartic.objective, rule, central)
+        traces.append(float(moment.trace))
+    size = (2 * float(jnp.trace(records[-1].multiplier)) / ETA) ** 0.5
+    outside = np.asarray(states[-1].theta - central.theta)
+    us = quartic.leading(np.asarray(central.theta), 3)[1]
+    assert np.linalg.norm(outside - us.T @ (us @ outside)) <= 0.03 * size
+    kept = [2 * float(jnp.trace(record.multiplier)) / ETA for record in records]
+    np.testing.assert_allclose(traces[10:], kept[10:], rtol=2e-2)
+    theta = np.zeros(SIZE)
+    for _ in range(60):
+        theta = theta - ETA * quartic.gradient(theta)
+    path = np.linalg.norm(np.asarray(states[-1].theta))
+    assert path > 0.3 * size
+
+
+# --- in tracks and in optax -------------------------------------------------------------------------------------------
+
+
+def test_optax_holds_as_many_eigenvalues_as_it_is_asked_to():
+    quartic = Quartic.draw(3)
+    loss = lambda params: quartic.loss(params["w"])  # noqa: E731
+    tops = {}
+    for k in (1, 4):
+        optimizer = eoslib.constrained_gradient_descent(ETA, directions=k, thirds_every=1)
+        params = {"w": jnp.zeros(SIZE)}
+        state = optimizer.init(params)
+        for _ in range(40):
+            updates, state = optimizer.update(None, state, params, loss_fn=loss)
+            params = optax.apply_updates(params, updates)
+        tops[k] = quartic.leading(np.asarray(params["w"]), 1)[0][0] / EDGE
+    assert tops[4] <= 1 + 2e-5
+    assert state.message == ConstrainedStatus.BENT.message
