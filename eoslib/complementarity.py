@@ -19,6 +19,7 @@ far above the solution to 0 (the idea of Chen & Tseng, doi 10.1007/s10107-002-03
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -104,10 +105,9 @@ def solve(gram: Any, slack: Any, start: Any = None) -> Multiplier:
     """
     gram, slack = jnp.asarray(gram), jnp.asarray(slack)
     dtype = jnp.dtype(jnp.float64 if jnp.float64 in (gram.dtype, slack.dtype) else jnp.float32)
-    start = jnp.zeros(slack.shape, dtype) if start is None else jnp.asarray(start)
     k = slack.shape[0] if slack.ndim else 0
-    n = k * (k + 1) // 2
-    for name, array, size in (("slack", slack, k), ("gram", gram, n), ("start", start, k)):
+    start = jnp.zeros((k, k), dtype) if start is None else jnp.asarray(start)
+    for name, array, size in (("slack", slack, k), ("gram", gram, k * (k + 1) // 2), ("start", start, k)):
         if array.shape != (size, size) or not k:
             raise ValueError(f"{name} must have shape ({size}, {size}) for a slack of {k} rows, got {array.shape}")
         if isinstance(array, Tracer) or name == "start" or not np.isfinite(host := np.asarray(array, float)).all():
@@ -120,24 +120,12 @@ def solve(gram: Any, slack: Any, start: Any = None) -> Multiplier:
 
 @jax.jit
 def _solve(gram, slack, start, smoothed=False) -> Multiplier:
-    (k, _), (n, _), dtype = slack.shape, gram.shape, slack.dtype
-    eps, tiny = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
-    # What is tolerated, and where Newton's method stops.
-    tolerance, goal = eps**0.75, max(2, n / 2) * eps
+    k, n, dtype, (i, j, _) = len(slack), len(gram), slack.dtype, _weights(len(slack))
+    eps, tiny, largest = (float(getattr(jnp.finfo(dtype), name)) for name in ("eps", "tiny", "max"))
     finite = jnp.isfinite(gram).all() & jnp.isfinite(slack).all()
     gram, slack = (jnp.where(finite, (matrix + matrix.T) / 2, 0) for matrix in (gram, slack))
-    scale, unit = jnp.trace(gram) / n, jnp.max(jnp.abs(slack))
-    scale, unit = jnp.where(scale > 0, scale, 1), jnp.where(unit > 0, unit, 1)
+    scale, unit = (jnp.where(size > 0, size, 1) for size in (jnp.trace(gram) / n, jnp.max(jnp.abs(slack))))
     g, b = gram / scale, svec(slack) / unit
-    i, j, _ = _weights(k)
-
-    def exceeds(size, level, w):
-        """Rounding of W enters S, and is tolerated up to √eps."""
-        extent = length(w)
-        return ~((size <= level * jnp.maximum(1, extent)) & (size + eps * extent <= eps**0.5))
-
-    def spectrum(w):
-        return jnp.linalg.eigh(smat(w - b - w @ g), symmetrize_input=False)
 
     def parts(m, mu):
         """Smoothed positive and negative parts: their difference is m, their product μ²."""
@@ -145,66 +133,71 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
         small = mu**2 / large
         return jnp.where(m > 0, large, small), jnp.where(m > 0, small, large)
 
-    def defect(w, m, q, mu):
+    def defect(mu, w, m, q):
         return w - svec((q * parts(m, mu)[0][None]) @ q.T)
 
-    # The last two candidates of a step: to stay, and the multiple of I from which μ is lowered.
-    steps, far = jnp.asarray([*STEPS, 0, 0], dtype), 1e3
-    center = svec(far * jnp.eye(k, dtype=dtype))
+    def look(w):
+        return w, *jnp.linalg.eigh(smat(w - b - w @ g), symmetrize_input=False)
+
+    def compare(ws, mu):
+        points = jax.vmap(look)(ws)
+        return points, length(jax.vmap(partial(defect, mu))(*points))
+
+    def within(size, w, level):
+        """Rounding of W enters S, and is tolerated up to √eps."""
+        return (size <= level * jnp.maximum(1, length(w))) & (size + eps * length(w) <= eps**0.5)
+
+    # What is tolerated, where Newton stops, and the first μ.
+    tolerance, goal, far = eps**0.75, max(2, n / 2) * eps, 1e3
+    steps = jnp.asarray([*STEPS, 0, 0], dtype)  # the last two: to stay, and the place of far I
 
     def improve(carry):
-        w, m, q, mu, count, smoothed, _ = carry
+        (w, m, q), mu, count, smoothed, _ = carry
         # In the eigenbasis of W − S the derivative of Π is diagonal: divided differences ω of the positive part.
         positive, negative = parts(m, mu)
         total = (positive + negative)[i] + (positive + negative)[j]
-        omega, rest = ((part[i] + part[j]) / total for part in (positive, negative))  # rest = 1 − ω without loss
-        basis, f = rotation(q), defect(w, m, q, mu)
+        omega, rest = ((part[i] + part[j]) / total for part in (positive, negative))  # rest = 1 − ω, without its loss
+        basis, f = rotation(q), defect(mu, w, m, q)
         ridge = eps * jnp.eye(n, dtype=dtype)
         matrix = jnp.diag(rest) + omega[:, None] * (basis.T @ g @ basis + ridge)
         move = basis @ jnp.linalg.solve(matrix, -(f @ basis))
         move = jnp.where(jnp.isfinite(move).all(), move, 0)
-        trials = jax.vmap(lambda step: w + step * move)(steps).at[-1].set(center)
-        ms, qs = jax.vmap(spectrum)(trials)
-        sizes = length(jax.vmap(defect, (0, 0, 0, None))(trials, ms, qs, mu))
+        trials = jax.vmap(lambda step: w + step * move)(steps).at[-1].set(far * svec(jnp.eye(k, dtype=dtype)))
+        points, sizes = compare(trials, mu)
         best = jnp.argmin(jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)[: len(STEPS)])
         stalled = ~(sizes[best] < jnp.where(mu > 0, 0.999, 0.95) * length(f))
         best = jnp.where(stalled, len(STEPS), best)
-        size, reached = sizes[best], trials[best]
-        smooth = (mu == 0) & ~smoothed & exceeds(size, tolerance, reached) & (stalled | (count + 1 >= PATIENCE))
-        again = (mu > 0) | smooth | (~stalled & exceeds(size, goal, reached))
-        # A new μ once W is near the path: a tenth of the old after a full step, else half.
-        near = stalled | (size < 0.1 * mu)
+        reached = partial(within, sizes[best], trials[best])
+        smooth = (mu == 0) & ~smoothed & ~reached(tolerance) & (stalled | (count + 1 >= PATIENCE))
+        again = (mu > 0) | smooth | ~(stalled | reached(goal))
+        # Where W is near the path, μ falls to a tenth after a full step, else to half; from √eps/10 to 0.
+        near = stalled | (sizes[best] < 0.1 * mu)
         lower = mu * jnp.where(near, jnp.where(best == 0, 0.1, 0.5), 1)
         mu = jnp.where(smooth, far, jnp.where(lower > 0.1 * eps**0.5, lower, 0)).astype(dtype)
         best = jnp.where(smooth, len(STEPS) + 1, best)
-        return trials[best], ms[best], qs[best], mu, count + 1, smoothed | smooth, again
+        return [each[best] for each in points], mu, count + 1, smoothed | smooth, again
 
-    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     if k == 1:
-        need, fits = jnp.maximum(-slack, 0), gram > jnp.maximum(-slack, 0) / float(jnp.finfo(dtype).max)
-        value, count = jnp.where(fits, need / jnp.where(fits, gram, 1), 0), none
-        m, q = spectrum(w := value[0] * (scale / unit))
+        need = jnp.maximum(-slack, 0)
+        fits = gram > need / largest
+        value = jnp.where(fits, need / jnp.where(fits, gram, 1), 0)
+        point = look(value[0] * (scale / unit))
     else:
-        starts = jnp.stack([jnp.zeros(n, dtype), svec((start + start.T) / 2) * (scale / unit)])
-        starts = jnp.where(jnp.isfinite(starts), starts, 0)
-        ms, qs = jax.vmap(spectrum)(starts)
-        sizes = length(jax.vmap(defect, (0, 0, 0, None))(starts, ms, qs, zero))
-        best = jnp.argmin(sizes)
-        again = exceeds(sizes[best], goal, starts[best])
-        carry = starts[best], ms[best], qs[best], zero, none, jnp.asarray(smoothed), again
-        w, m, q, _, count, *_ = jax.lax.while_loop(lambda c: c[-1] & (c[-3] < LIMIT), improve, carry)
-        value = smat(w) * (unit / scale)
-    residual = length(defect(w, m, q, zero))
-    # Every multiplier has a trace of at least −⟨B, Y⟩/‖𝒢Y‖, for any Y ⪰ 0.
-    y = w - defect(w, m, q, zero)
-    impossible = -jnp.sum(b * y) * eps**0.5 > length(y @ g)
+        start = svec((start + start.T) / 2) * (scale / unit)
+        points, sizes = compare(jnp.stack([0 * b, jnp.where(jnp.isfinite(start).all(), start, 0)]), zero)
+        point = [each[best := jnp.argmin(sizes)] for each in points]
+        carry = point, zero, count, jnp.asarray(smoothed), ~within(sizes[best], point[0], goal)
+        point, _, count, *_ = jax.lax.while_loop(lambda c: c[-1] & (c[2] < LIMIT), improve, carry)
+        value = smat(point[0]) * (unit / scale)
+    residual = length(defect(zero, *point))
+    y = point[0] - defect(zero, *point)  # Y ⪰ 0: every multiplier has a trace of at least −⟨B, Y⟩/‖𝒢Y‖
     cases = {
         ComplementarityStatus.NOT_FINITE: ~finite,
-        ComplementarityStatus.SOLVED: ~exceeds(residual, tolerance, w) & jnp.isfinite(value).all(),
-        ComplementarityStatus.NO_SOLUTION: impossible,
+        ComplementarityStatus.SOLVED: within(residual, point[0], tolerance) & jnp.isfinite(value).all(),
+        ComplementarityStatus.NO_SOLUTION: -jnp.sum(b * y) * eps**0.5 > length(y @ g),
     }
     status = jnp.select(list(cases.values()), list(cases), ComplementarityStatus.UNSOLVED).astype(jnp.int32)
-    usable = jnp.isfinite(value).all() & (status != ComplementarityStatus.NO_SOLUTION)
-    value = jnp.where(usable, value, 0)
-    residual = jnp.where(usable & finite, residual, jnp.inf)
+    usable = finite & jnp.isfinite(value).all() & (status != ComplementarityStatus.NO_SOLUTION)
+    value, residual = jnp.where(usable, value, 0), jnp.where(usable, residual, jnp.inf)
     return Multiplier(value, slack + smat(gram @ svec(value)), residual, count, status)
