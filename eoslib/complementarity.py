@@ -8,8 +8,7 @@ positive semidefinite, where B is the slack without a bend and 𝒢 the Gram mat
 [[2. 0.]
  [0. 0.]] the multiplier is known to rounding
 
-Symmetric k×k matrices Z travel as svec(Z), n = k(k+1)/2 numbers whose dot product is the trace product.  In these
-coordinates a change of basis Q is the matrix :func:`rotation`.
+Symmetric Z (k×k) are kept as svec(Z), n = k(k+1)/2 numbers whose dot product is the trace product.
 
 Method: Newton on W = Π(W − S), Π the projection on the positive semidefinite cone.  Its kinks can make Newton stall,
 mostly where couplings off the diagonal are weak.  Then Π is smoothed, so that WS = μ²I, and μ lowered step by step from
@@ -28,7 +27,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from eoslib.objective import length
 from eoslib.status import Status
 
 STEPS = (1, 0.5, 0.25, 0.125, 0.03, 0.01, 0.002)  # Newton steps tried at once
@@ -61,9 +59,12 @@ class Multiplier(NamedTuple):
 
 
 def _weights(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, column and factor of each svec coordinate."""
-    i, j = np.triu_indices(k)
+    i, j = np.triu_indices(k)  # row, column and factor of each svec coordinate
     return i, j, np.where(i == j, 1, math.sqrt(2))
+
+
+def _norm(a):
+    return jnp.sqrt(jnp.sum(a * a, axis=-1))
 
 
 def svec(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch n"]:
@@ -127,8 +128,7 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
     scale, unit = (jnp.where(size > 0, size, 1) for size in (jnp.trace(gram) / n, jnp.max(jnp.abs(slack))))
     g, b = gram / scale, svec(slack) / unit
 
-    def parts(m, mu):
-        """Smoothed positive and negative parts: their difference is m, their product μ²."""
+    def parts(m, mu):  # smoothed positive and negative parts: their difference is m, their product μ²
         large = jnp.maximum((jnp.abs(m) + jnp.sqrt(m**2 + 4 * mu**2)) / 2, tiny)
         small = mu**2 / large
         return jnp.where(m > 0, large, small), jnp.where(m > 0, small, large)
@@ -136,19 +136,14 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
     def defect(mu, w, m, q):
         return w - svec((q * parts(m, mu)[0][None]) @ q.T)
 
-    def look(w):
-        return w, *jnp.linalg.eigh(smat(w - b - w @ g), symmetrize_input=False)
-
     def compare(ws, mu):
-        points = jax.vmap(look)(ws)
-        return points, length(jax.vmap(partial(defect, mu))(*points))
+        points = ws, *jnp.linalg.eigh(smat(ws - b[None] - ws @ g), symmetrize_input=False)
+        return points, _norm(jax.vmap(partial(defect, mu))(*points))
 
-    def within(size, w, level):
-        """Rounding of W enters S, and is tolerated up to √eps."""
-        return (size <= level * jnp.maximum(1, length(w))) & (size + eps * length(w) <= eps**0.5)
+    def within(size, w, level):  # rounding of W enters S, and is tolerated up to √eps
+        return (size <= level * jnp.maximum(1, _norm(w))) & (size + eps * _norm(w) <= eps**0.5)
 
-    # What is tolerated, where Newton stops, and the first μ.
-    tolerance, goal, far = eps**0.75, max(2, n / 2) * eps, 1e3
+    tolerance, goal, far = eps**0.75, max(2, n / 2) * eps, 1e3  # of the status, of Newton's steps; the first μ
     steps = jnp.asarray([*STEPS, 0, 0], dtype)  # the last two: to stay, and the place of far I
 
     def improve(carry):
@@ -156,16 +151,15 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
         # In the eigenbasis of W − S the derivative of Π is diagonal: divided differences ω of the positive part.
         positive, negative = parts(m, mu)
         total = (positive + negative)[i] + (positive + negative)[j]
-        omega, rest = ((part[i] + part[j]) / total for part in (positive, negative))  # rest = 1 − ω, without its loss
+        omega, rest = ((part[i] + part[j]) / total for part in (positive, negative))  # 1 − ω = rest, not rounded off
         basis, f = rotation(q), defect(mu, w, m, q)
-        ridge = eps * jnp.eye(n, dtype=dtype)
-        matrix = jnp.diag(rest) + omega[:, None] * (basis.T @ g @ basis + ridge)
+        matrix = jnp.diag(rest) + omega[:, None] * (basis.T @ g @ basis + eps * jnp.eye(n, dtype=dtype))
         move = basis @ jnp.linalg.solve(matrix, -(f @ basis))
         move = jnp.where(jnp.isfinite(move).all(), move, 0)
-        trials = jax.vmap(lambda step: w + step * move)(steps).at[-1].set(far * svec(jnp.eye(k, dtype=dtype)))
-        points, sizes = compare(trials, mu)
+        trials = w[None] + jnp.outer(steps, move)
+        points, sizes = compare(trials.at[-1].set(far * svec(jnp.eye(k, dtype=dtype))), mu)
         best = jnp.argmin(jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)[: len(STEPS)])
-        stalled = ~(sizes[best] < jnp.where(mu > 0, 0.999, 0.95) * length(f))
+        stalled = ~(sizes[best] < jnp.where(mu > 0, 0.999, 0.95) * _norm(f))
         best = jnp.where(stalled, len(STEPS), best)
         reached = partial(within, sizes[best], trials[best])
         smooth = (mu == 0) & ~smoothed & ~reached(tolerance) & (stalled | (count + 1 >= PATIENCE))
@@ -179,10 +173,9 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
 
     zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     if k == 1:
-        need = jnp.maximum(-slack, 0)
-        fits = gram > need / largest
+        fits = gram > (need := jnp.maximum(-slack, 0)) / largest
         value = jnp.where(fits, need / jnp.where(fits, gram, 1), 0)
-        point = look(value[0] * (scale / unit))
+        point = [each[0] for each in compare(value * (scale / unit), zero)[0]]
     else:
         start = svec((start + start.T) / 2) * (scale / unit)
         points, sizes = compare(jnp.stack([0 * b, jnp.where(jnp.isfinite(start).all(), start, 0)]), zero)
@@ -190,12 +183,12 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
         carry = point, zero, count, jnp.asarray(smoothed), ~within(sizes[best], point[0], goal)
         point, _, count, *_ = jax.lax.while_loop(lambda c: c[-1] & (c[2] < LIMIT), improve, carry)
         value = smat(point[0]) * (unit / scale)
-    residual = length(defect(zero, *point))
-    y = point[0] - defect(zero, *point)  # Y ⪰ 0: every multiplier has a trace of at least −⟨B, Y⟩/‖𝒢Y‖
+    residual = _norm(defect(zero, *point))
+    y = point[0] - defect(zero, *point)  # no multiplier has a trace below −⟨B, Y⟩/‖𝒢Y‖, whatever Y ⪰ 0
     cases = {
         ComplementarityStatus.NOT_FINITE: ~finite,
         ComplementarityStatus.SOLVED: within(residual, point[0], tolerance) & jnp.isfinite(value).all(),
-        ComplementarityStatus.NO_SOLUTION: -jnp.sum(b * y) * eps**0.5 > length(y @ g),
+        ComplementarityStatus.NO_SOLUTION: -jnp.sum(b * y) * eps**0.5 > _norm(y @ g),
     }
     status = jnp.select(list(cases.values()), list(cases), ComplementarityStatus.UNSOLVED).astype(jnp.int32)
     usable = finite & jnp.isfinite(value).all() & (status != ComplementarityStatus.NO_SOLUTION)
