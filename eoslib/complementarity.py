@@ -4,7 +4,7 @@ Find W ⪰ 0 with S = B + 𝒢W ⪰ 0 and ⟨W, S⟩ = 0: the least bend W that 
 positive semidefinite, where B is the slack without a bend and 𝒢 the Gram matrix of the constraints' gradients.
 
 >>> found = solve(jnp.eye(3), jnp.diag(jnp.array([-2.0, 1.0])))
->>> print(found.value, found.message)
+>>> print(found.value.round(3), found.message)
 [[2. 0.]
  [0. 0.]] the multiplier is known to rounding
 
