@@ -4,12 +4,11 @@ Find W ⪰ 0 with S = B + 𝒢W ⪰ 0 and ⟨W, S⟩ = 0: the least bend W that 
 positive semidefinite, where B is the slack without a bend and 𝒢 the Gram matrix of the constraints' gradients.
 
 >>> found = solve(jnp.eye(3), jnp.diag(jnp.array([-2.0, 1.0])))
->>> print(found.value, found.message)
+>>> print(found.value.round(3), found.message)
 [[2. 0.]
  [0. 0.]] the multiplier is known to rounding
 
-Symmetric k×k matrices Z travel as svec(Z), n = k(k+1)/2 numbers whose dot product is the trace product.  In these
-coordinates a change of basis Q is the matrix :func:`rotation`.
+Symmetric Z (k×k) are kept as svec(Z), n = k(k+1)/2 numbers whose dot product is the trace product.
 
 Method: Newton on W = Π(W − S), Π the projection on the positive semidefinite cone.  Its kinks can make Newton stall,
 mostly where couplings off the diagonal are weak.  Then Π is smoothed, so that WS = μ²I, and μ lowered step by step from
@@ -19,6 +18,7 @@ far above the solution to 0 (the idea of Chen & Tseng, doi 10.1007/s10107-002-03
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from eoslib.objective import length
 from eoslib.status import Status
 
 STEPS = (1, 0.5, 0.25, 0.125, 0.03, 0.01, 0.002)  # Newton steps tried at once
@@ -60,9 +59,12 @@ class Multiplier(NamedTuple):
 
 
 def _weights(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, column and factor of each svec coordinate."""
-    i, j = np.triu_indices(k)
+    i, j = np.triu_indices(k)  # row, column and factor of each svec coordinate
     return i, j, np.where(i == j, 1, math.sqrt(2))
+
+
+def _norm(a):
+    return jnp.sqrt(jnp.sum(a * a, axis=-1))
 
 
 def svec(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch n"]:
@@ -104,10 +106,9 @@ def solve(gram: Any, slack: Any, start: Any = None) -> Multiplier:
     """
     gram, slack = jnp.asarray(gram), jnp.asarray(slack)
     dtype = jnp.dtype(jnp.float64 if jnp.float64 in (gram.dtype, slack.dtype) else jnp.float32)
-    start = jnp.zeros(slack.shape, dtype) if start is None else jnp.asarray(start)
     k = slack.shape[0] if slack.ndim else 0
-    n = k * (k + 1) // 2
-    for name, array, size in (("slack", slack, k), ("gram", gram, n), ("start", start, k)):
+    start = jnp.zeros((k, k), dtype) if start is None else jnp.asarray(start)
+    for name, array, size in (("slack", slack, k), ("gram", gram, k * (k + 1) // 2), ("start", start, k)):
         if array.shape != (size, size) or not k:
             raise ValueError(f"{name} must have shape ({size}, {size}) for a slack of {k} rows, got {array.shape}")
         if isinstance(array, Tracer) or name == "start" or not np.isfinite(host := np.asarray(array, float)).all():
@@ -120,91 +121,76 @@ def solve(gram: Any, slack: Any, start: Any = None) -> Multiplier:
 
 @jax.jit
 def _solve(gram, slack, start, smoothed=False) -> Multiplier:
-    (k, _), (n, _), dtype = slack.shape, gram.shape, slack.dtype
-    eps, tiny = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
-    # What is tolerated, and where Newton's method stops.
-    tolerance, goal = eps**0.75, max(2, n / 2) * eps
+    k, n, dtype, (i, j, _) = len(slack), len(gram), slack.dtype, _weights(len(slack))
+    eps, tiny, largest = (float(getattr(jnp.finfo(dtype), name)) for name in ("eps", "tiny", "max"))
     finite = jnp.isfinite(gram).all() & jnp.isfinite(slack).all()
     gram, slack = (jnp.where(finite, (matrix + matrix.T) / 2, 0) for matrix in (gram, slack))
-    scale, unit = jnp.trace(gram) / n, jnp.max(jnp.abs(slack))
-    scale, unit = jnp.where(scale > 0, scale, 1), jnp.where(unit > 0, unit, 1)
+    scale, unit = (jnp.where(size > 0, size, 1) for size in (jnp.trace(gram) / n, jnp.max(jnp.abs(slack))))
     g, b = gram / scale, svec(slack) / unit
-    i, j, _ = _weights(k)
 
-    def exceeds(size, level, w):
-        """Rounding of W enters S, and is tolerated up to √eps."""
-        extent = length(w)
-        return ~((size <= level * jnp.maximum(1, extent)) & (size + eps * extent <= eps**0.5))
-
-    def spectrum(w):
-        return jnp.linalg.eigh(smat(w - b - w @ g), symmetrize_input=False)
-
-    def parts(m, mu):
-        """Smoothed positive and negative parts: their difference is m, their product μ²."""
+    def parts(m, mu):  # smoothed positive and negative parts: their difference is m, their product μ²
         large = jnp.maximum((jnp.abs(m) + jnp.sqrt(m**2 + 4 * mu**2)) / 2, tiny)
         small = mu**2 / large
         return jnp.where(m > 0, large, small), jnp.where(m > 0, small, large)
 
-    def defect(w, m, q, mu):
+    def defect(mu, w, m, q):
         return w - svec((q * parts(m, mu)[0][None]) @ q.T)
 
-    # The last two candidates of a step: to stay, and the multiple of I from which μ is lowered.
-    steps, far = jnp.asarray([*STEPS, 0, 0], dtype), 1e3
-    center = svec(far * jnp.eye(k, dtype=dtype))
+    def compare(ws, mu):
+        points = ws, *jnp.linalg.eigh(smat(ws - b[None] - ws @ g), symmetrize_input=False)
+        return points, _norm(jax.vmap(partial(defect, mu))(*points))
+
+    def within(size, w, level):  # rounding of W enters S, and is tolerated up to √eps
+        return (size <= level * jnp.maximum(1, _norm(w))) & (size + eps * _norm(w) <= eps**0.5)
+
+    tolerance, goal, far = eps**0.75, max(2, n / 2) * eps, 1e3  # of the status, of Newton's steps; the first μ
+    steps = jnp.asarray([*STEPS, 0, 0], dtype)  # the last two: to stay, and the place of far I
 
     def improve(carry):
-        w, m, q, mu, count, smoothed, _ = carry
+        (w, m, q), mu, count, smoothed, _ = carry
         # In the eigenbasis of W − S the derivative of Π is diagonal: divided differences ω of the positive part.
         positive, negative = parts(m, mu)
         total = (positive + negative)[i] + (positive + negative)[j]
-        omega, rest = ((part[i] + part[j]) / total for part in (positive, negative))  # rest = 1 − ω without loss
-        basis, f = rotation(q), defect(w, m, q, mu)
-        ridge = eps * jnp.eye(n, dtype=dtype)
-        matrix = jnp.diag(rest) + omega[:, None] * (basis.T @ g @ basis + ridge)
+        omega, rest = ((part[i] + part[j]) / total for part in (positive, negative))  # 1 − ω = rest, not rounded off
+        basis, f = rotation(q), defect(mu, w, m, q)
+        matrix = jnp.diag(rest) + omega[:, None] * (basis.T @ g @ basis + eps * jnp.eye(n, dtype=dtype))
         move = basis @ jnp.linalg.solve(matrix, -(f @ basis))
         move = jnp.where(jnp.isfinite(move).all(), move, 0)
-        trials = jax.vmap(lambda step: w + step * move)(steps).at[-1].set(center)
-        ms, qs = jax.vmap(spectrum)(trials)
-        sizes = length(jax.vmap(defect, (0, 0, 0, None))(trials, ms, qs, mu))
+        trials = w[None] + jnp.outer(steps, move)
+        points, sizes = compare(trials.at[-1].set(far * svec(jnp.eye(k, dtype=dtype))), mu)
         best = jnp.argmin(jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)[: len(STEPS)])
-        stalled = ~(sizes[best] < jnp.where(mu > 0, 0.999, 0.95) * length(f))
+        stalled = ~(sizes[best] < jnp.where(mu > 0, 0.999, 0.95) * _norm(f))
         best = jnp.where(stalled, len(STEPS), best)
-        size, reached = sizes[best], trials[best]
-        smooth = (mu == 0) & ~smoothed & exceeds(size, tolerance, reached) & (stalled | (count + 1 >= PATIENCE))
-        again = (mu > 0) | smooth | (~stalled & exceeds(size, goal, reached))
-        # A new μ once W is near the path: a tenth of the old after a full step, else half.
-        near = stalled | (size < 0.1 * mu)
+        reached = partial(within, sizes[best], trials[best])
+        smooth = (mu == 0) & ~smoothed & ~reached(tolerance) & (stalled | (count + 1 >= PATIENCE))
+        again = (mu > 0) | smooth | ~(stalled | reached(goal))
+        # Where W is near the path, μ falls to a tenth after a full step, else to half; from √eps/10 to 0.
+        near = stalled | (sizes[best] < 0.1 * mu)
         lower = mu * jnp.where(near, jnp.where(best == 0, 0.1, 0.5), 1)
         mu = jnp.where(smooth, far, jnp.where(lower > 0.1 * eps**0.5, lower, 0)).astype(dtype)
         best = jnp.where(smooth, len(STEPS) + 1, best)
-        return trials[best], ms[best], qs[best], mu, count + 1, smoothed | smooth, again
+        return [each[best] for each in points], mu, count + 1, smoothed | smooth, again
 
-    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     if k == 1:
-        need, fits = jnp.maximum(-slack, 0), gram > jnp.maximum(-slack, 0) / float(jnp.finfo(dtype).max)
-        value, count = jnp.where(fits, need / jnp.where(fits, gram, 1), 0), none
-        m, q = spectrum(w := value[0] * (scale / unit))
+        fits = gram > (need := jnp.maximum(-slack, 0)) / largest
+        value = jnp.where(fits, need / jnp.where(fits, gram, 1), 0)
+        point = [each[0] for each in compare(value * (scale / unit), zero)[0]]
     else:
-        starts = jnp.stack([jnp.zeros(n, dtype), svec((start + start.T) / 2) * (scale / unit)])
-        starts = jnp.where(jnp.isfinite(starts), starts, 0)
-        ms, qs = jax.vmap(spectrum)(starts)
-        sizes = length(jax.vmap(defect, (0, 0, 0, None))(starts, ms, qs, zero))
-        best = jnp.argmin(sizes)
-        again = exceeds(sizes[best], goal, starts[best])
-        carry = starts[best], ms[best], qs[best], zero, none, jnp.asarray(smoothed), again
-        w, m, q, _, count, *_ = jax.lax.while_loop(lambda c: c[-1] & (c[-3] < LIMIT), improve, carry)
-        value = smat(w) * (unit / scale)
-    residual = length(defect(w, m, q, zero))
-    # Every multiplier has a trace of at least −⟨B, Y⟩/‖𝒢Y‖, for any Y ⪰ 0.
-    y = w - defect(w, m, q, zero)
-    impossible = -jnp.sum(b * y) * eps**0.5 > length(y @ g)
+        start = svec((start + start.T) / 2) * (scale / unit)
+        points, sizes = compare(jnp.stack([0 * b, jnp.where(jnp.isfinite(start).all(), start, 0)]), zero)
+        point = [each[best := jnp.argmin(sizes)] for each in points]
+        carry = point, zero, count, jnp.asarray(smoothed), ~within(sizes[best], point[0], goal)
+        point, _, count, *_ = jax.lax.while_loop(lambda c: c[-1] & (c[2] < LIMIT), improve, carry)
+        value = smat(point[0]) * (unit / scale)
+    residual = _norm(defect(zero, *point))
+    y = point[0] - defect(zero, *point)  # no multiplier has a trace below −⟨B, Y⟩/‖𝒢Y‖, whatever Y ⪰ 0
     cases = {
         ComplementarityStatus.NOT_FINITE: ~finite,
-        ComplementarityStatus.SOLVED: ~exceeds(residual, tolerance, w) & jnp.isfinite(value).all(),
-        ComplementarityStatus.NO_SOLUTION: impossible,
+        ComplementarityStatus.SOLVED: within(residual, point[0], tolerance) & jnp.isfinite(value).all(),
+        ComplementarityStatus.NO_SOLUTION: -jnp.sum(b * y) * eps**0.5 > _norm(y @ g),
     }
     status = jnp.select(list(cases.values()), list(cases), ComplementarityStatus.UNSOLVED).astype(jnp.int32)
-    usable = jnp.isfinite(value).all() & (status != ComplementarityStatus.NO_SOLUTION)
-    value = jnp.where(usable, value, 0)
-    residual = jnp.where(usable & finite, residual, jnp.inf)
+    usable = finite & jnp.isfinite(value).all() & (status != ComplementarityStatus.NO_SOLUTION)
+    value, residual = jnp.where(usable, value, 0), jnp.where(usable, residual, jnp.inf)
     return Multiplier(value, slack + smat(gram @ svec(value)), residual, count, status)
