@@ -23,6 +23,7 @@ import time
 
 import jax
 from agreement import agreement
+from compiling import SECONDS, compiling, convolution, every_network
 from memory import memory
 from starts import BEGUN, PAPER, SEED, SMALL, Size, instability, library_start, say
 from timing import (
@@ -54,6 +55,7 @@ def targets(found: dict) -> list[dict]:
         ("constrained_loss_difference", "at most", 1e-5),
         ("constrained_distance_delta", "at most", 1e-3),
         ("samples_exponent", "at most", 1.05),
+        ("compiling_ratio", "at most", float(SECONDS)),
     )
     return [
         {
@@ -87,6 +89,9 @@ def measure(size: Size) -> dict:
     samples = growth_with_samples(start, size)
     widths = growth_with_width(start, size)
     used = memory(size is SMALL)
+    say("compiling, which keeps to its own precision")
+    with jax.enable_x64(False):
+        compiled_in = {"1-D convolution": compiling(convolution())} if size is SMALL else every_network()
     unit = evaluated["gradient"]
     machine = environment()
     compiled = [used[side]["peak_once_compiled"] for side in ("eoslib", "reference")]
@@ -105,6 +110,7 @@ def measure(size: Size) -> dict:
         "constrained_loss_difference": common["loss_difference"],
         "constrained_distance_delta": common["distance_delta"],
         "samples_exponent": max(samples["gradient_exponent"], samples["cubic_exponent"]),
+        "compiling_ratio": compiled_in["1-D convolution"]["ratio"],
     }
     return found | {
         "targets": targets(found),
@@ -118,6 +124,7 @@ def measure(size: Size) -> dict:
         "gradient_operations": operations,
         "growth_with_samples": samples,
         "growth_with_width": widths,
+        "compiling": compiled_in,
         "setting": dataclasses.asdict(start.setting),
         "seed": SEED,
         "parameters": start.objective.size,
@@ -155,6 +162,9 @@ def table(found: dict) -> str:
         rows = zip(growing["at"], growing["gradient_s"], growing["cubic_s"], strict=True)
         lines += [f"{at:10d}{first:12.4f}{second:12.4f}" for at, first, second in rows]
         lines.append(f"{'exponent':>10s}{growing['gradient_exponent']:12.2f}{growing['cubic_exponent']:12.2f}")
+    lines += ["", f"{'compiling, CPU s':20s}{'gradient':>12s}{'measure':>12s}{'ratio':>8s}"]
+    for name, each in found["compiling"].items():
+        lines.append(f"{name:20s}{each['gradient_cpu_s']:12.2f}{each['measure_cpu_s']:12.2f}{each['ratio']:8.1f}")
     common = found["agreement"]
     lines += [
         "",

@@ -1,5 +1,6 @@
 """Derivatives under pytest-benchmark, on the quick setting: ``pytest benchmarks --benchmark-enable``."""
 
+import compiling
 import jax
 import pytest
 
@@ -29,3 +30,9 @@ def test_evaluation(benchmark, problem, name):
     jax.block_until_ready(evaluate(*problem))  # compiles
     result = benchmark(lambda: jax.block_until_ready(evaluate(*problem)))
     assert all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(result))
+
+
+def test_compiling_the_measurement_is_bounded():
+    objective = compiling.convolution()
+    assert compiling.convolutions(objective) <= compiling.CONVOLUTIONS
+    assert compiling.compiling(objective)["ratio"] <= compiling.SECONDS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,37 @@ def mlp_loss(params, batch):
     inputs, labels = batch
     hidden = jnp.tanh(inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
     return jnp.mean((hidden @ params["out"]["kernel"][:, 0] + params["out"]["bias"] - labels) ** 2)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _height(loss: Callable, order: int, w, theta, *constants):
+    """d^order/ds^order L(θ + s ŵ) at s = 0 and its gradient in w, by forward derivatives along the line."""
+
+    def height(w):
+        def line(s):
+            return loss(theta + s * w / jnp.linalg.norm(w), *constants)
+
+        for _ in range(order):
+            line = (lambda f: lambda s: jax.jvp(f, (s,), (1.0,))[1])(line)
+        return line(0.0)
+
+    return jax.value_and_grad(height)(w)
+
+
+def largest_derivative(loss: Callable, order: int, restarts: int, theta, *constants) -> float:
+    """Largest |d^order/ds^order L(θ + s w)| at s = 0 over unit w: L-BFGS on the sphere from random starts, up and down.
+
+    ``loss`` takes θ (p,) and the constants.
+    """
+    rng = np.random.default_rng(0)
+
+    def found(sign):
+        def value(w):
+            return tuple(-sign * np.asarray(part) for part in _height(loss, order, w, theta, *constants))
+
+        return -optimize.minimize(value, rng.normal(size=theta.size), jac=True, method="L-BFGS-B").fun
+
+    return max(found((-1) ** turn) for turn in range(restarts))
 
 
 def descend_to_edge(dense: Dense, theta, learning_rate: float, max_steps: int = 5000):

@@ -1,5 +1,7 @@
 """The assumptions' quantities against dense tensors, on the small network and on small losses with known tensors."""
 
+import dataclasses
+import functools
 import types
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 
+from eoslib.eigen import random_direction
 from eoslib.objective import Objective
 from eoslib.trajectories import assumptions
 from eoslib.trajectories.prediction import PredictedState
@@ -94,11 +97,51 @@ def test_exact_loss_and_sharpness_of_the_prediction(at):
     np.testing.assert_allclose(at.data.exact_predicted_sharpness, at.dense.sharpness(at.theta + at.v), rtol=1e-3)
 
 
+# --- brute force ------------------------------------------------------------------------------------------------------
+
+
+def network_of(seed: int, inputs=8, width=24, samples=60):
+    """θ and the batch of a network of 241 parameters (241,); by :func:`oracles.mlp_loss`."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "hidden": {
+            "kernel": rng.uniform(-1, 1, (inputs, width)) * np.sqrt(3 / inputs), "bias": 0.1 * rng.normal(size=width)
+        },
+        "out": {"kernel": rng.uniform(-1, 1, (width, 1)) * np.sqrt(3 / width), "bias": np.zeros(1)},
+    }  # fmt: skip
+    batch = rng.normal(0.7, 1, (samples, inputs)), np.sign(rng.normal(size=samples))
+    return jax.tree.map(jnp.asarray, (params, batch))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The objective, and its loss of θ and the batch."""
+    objective = Objective.create(oracles.mlp_loss, *network_of(0))
+    return objective, lambda theta, batch: oracles.mlp_loss(objective.unravel(theta), batch)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_first_stride_finds_the_norms_that_brute_force_finds(small, seed):
+    small, small_loss = small
+    params, batch = network_of(seed)
+    objective, theta = dataclasses.replace(small, batch=batch), small.ravel(params)
+    u = random_direction(small.size, small.dtype)
+    at = theta, u, PredictedState(0.1 * u, jnp.array(0.1))
+    following, first = assumptions.measure(objective, assumptions.start(u), *at)
+    _, again = assumptions.measure(objective, following, *at)
+    for order, name in ((3, "rho3"), (4, "rho4")):
+        best = oracles.largest_derivative(small_loss, order, 15 * (order - 2), theta, batch)
+        assert 0.95 * best <= float(first[name])
+        np.testing.assert_allclose(first[name], again[name], rtol=5e-3)  # a climb ends at a change of 1e-3 a step
+
+
 # --- known tensors ----------------------------------------------------------------------------------------------------
 
 
 def norm_of(objective, theta, start, order, steps):
-    return jax.jit(assumptions.tensor_norm, static_argnums=(3, 4))(objective, theta, start, order, steps)
+    return jax.jit(functools.partial(assumptions.tensor_norm, steps=steps, change=0.0))(objective, theta, start, order)[
+        :2
+    ]
 
 
 @pytest.mark.parametrize("beta", [0.25, 9.0])
@@ -119,7 +162,7 @@ def test_norms_of_random_tensors_never_exceed_the_maximum(order):
     images = jax.jit(jax.vmap(lambda w: objective.directional(jnp.zeros(5), w, order)))
 
     def values(ws):
-        return np.abs(np.sum(np.asarray(images(jnp.asarray(ws))) * ws, axis=1))
+        return np.linalg.norm(images(jnp.asarray(ws)), axis=1)
 
     rng = np.random.default_rng(1)
     ws = rng.normal(size=(20_000, 5))
@@ -130,7 +173,7 @@ def test_norms_of_random_tensors_never_exceed_the_maximum(order):
         ws /= np.linalg.norm(ws, axis=1, keepdims=True)
     best = values(ws).max()
     starts = jnp.asarray(rng.normal(size=(20, 5)))
-    power = jax.jit(jax.vmap(lambda w: assumptions.tensor_norm(objective, jnp.zeros(5), w, order, 100)))
+    power = jax.jit(jax.vmap(lambda w: norm_of(objective, jnp.zeros(5), w, order, 100)))
     found, ws = map(np.asarray, power(starts))
     np.testing.assert_allclose(found, values(ws), rtol=1e-12)  # the direction is that of the bound
     np.testing.assert_allclose(np.linalg.norm(ws, axis=1), 1, rtol=1e-12)
