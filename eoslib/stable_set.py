@@ -74,8 +74,9 @@ WALL = 0.05
 
 
 def slack(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, "k k"]:
-    """Return 2/η I − Λ, how far the block's eigenvalues are below the edge."""
-    return jnp.diag(rule.edge - geometry.values).astype(geometry.values.dtype)
+    """Return 2/η I − Λ, how far the block's eigenvalues are below the edge; finite for η = 0, too."""
+    largest = float(jnp.finfo(geometry.values.dtype).max) / 4
+    return jnp.diag(jnp.minimum(rule.edge - geometry.values, largest)).astype(geometry.values.dtype)
 
 
 def bend(geometry: LocalGeometry, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:

@@ -26,7 +26,7 @@ from eoslib.trajectories.central import CentralState, central_flow_step
 from eoslib.trajectories.prediction import block_predicted_step, generalized_predicted_step
 from eoslib.trajectories.state import Options
 
-ETA, SIZE = 0.02, 15
+ETA, SIZE = 0.02, 70
 EDGE = 2 / ETA
 stepped = jax.jit(constrained_step, static_argnames=("thirds_every", "tolerance", "eigen_tolerance"))
 
@@ -38,23 +38,22 @@ class Quartic:
     linear: np.ndarray
     matrix: np.ndarray
     third: np.ndarray
-    fourth: np.ndarray
+    fourth: np.ndarray  # rows w of Σ_w (w·θ)⁴/24
 
     @classmethod
     def draw(cls, critical: int, seed: int = 0, alpha: float = 0.1, margin: float = 0.6) -> Quartic:
-        """Draw one, whose covariance is 2α(I + E) at θ = 0 with a small symmetric E: ∇L = −T⊥:α(I + E)."""
+        """Draw one, whose covariance is 2α(I + E) at θ = 0 with a small symmetric E: ∇L = −T⊥:α(I + E) − downhill."""
         rng = np.random.default_rng(seed)
-
-        def symmetric(order, scale):
-            draw = rng.normal(size=(SIZE,) * order)
-            return scale * sum(draw.transpose(p) for p in itertools.permutations(range(order))) / 6
-
         bulk = np.concatenate([[margin], np.linspace(0.3, -0.05, SIZE - critical - 1)]) * EDGE
-        matrix, third = np.diag(np.concatenate([np.full(critical, EDGE), bulk])), symmetric(3, 1.0)
+        matrix, draw = np.diag(np.concatenate([np.full(critical, EDGE), bulk])), rng.normal(size=(SIZE,) * 3) / 4
+        third = sum(draw.transpose(p) for p in itertools.permutations(range(3))) / 6
         third[critical:, critical:, critical:] = 0  # the bulk's own cubic terms: the theory drops them
         pairs = third[:critical, :critical].copy()
         pairs[..., :critical] = 0
-        return cls(-np.einsum("ij,ijp->p", alpha * cls.weights(critical), pairs), matrix, third, symmetric(4, 0.2))
+        rows, downhill = pairs.reshape(-1, SIZE), rng.normal(size=SIZE) * (np.arange(SIZE) > critical)
+        downhill -= rows.T @ np.linalg.lstsq(rows.T, downhill, rcond=None)[0]
+        gradient = -np.einsum("ij,ijp->p", alpha * cls.weights(critical), pairs) - 3 * alpha * downhill
+        return cls(gradient, matrix, third, 0.3 * rng.normal(size=(10, SIZE)))
 
     @staticmethod
     def weights(critical: int) -> np.ndarray:
@@ -62,18 +61,20 @@ class Quartic:
         return np.eye(critical) + 0.3 * np.diag(np.ones(critical - 1), 1) + 0.3 * np.diag(np.ones(critical - 1), -1)
 
     def loss(self, theta):
-        parts = [jnp.asarray(part, theta.dtype) for part in (self.linear, self.matrix, self.third, self.fourth)]
-        g, h, t, q = parts
-        return g @ theta + theta @ h @ theta / 2 + (t @ theta @ theta) @ theta / 6 + (q @ theta @ theta @ theta) @ theta / 24
+        g, h, t, w = (jnp.asarray(part, theta.dtype) for part in (self.linear, self.matrix, self.third, self.fourth))
+        return g @ theta + theta @ h @ theta / 2 + (t @ theta @ theta) @ theta / 6 + jnp.sum((w @ theta) ** 4) / 24
 
     def gradient(self, theta):
-        return self.linear + self.matrix @ theta + self.third @ theta @ theta / 2 + self.fourth @ theta @ theta @ theta / 6
+        quartic = (self.fourth @ theta) ** 3 @ self.fourth / 6
+        return self.linear + self.matrix @ theta + self.third @ theta @ theta / 2 + quartic
 
     def hessian(self, theta):
-        return self.matrix + self.third @ theta + self.fourth @ theta @ theta / 2
+        w = self.fourth
+        return self.matrix + self.third @ theta + (w.T * (w @ theta) ** 2) @ w / 2
 
     def tensor(self, theta):
-        return self.third + self.fourth @ theta
+        w = self.fourth
+        return self.third + np.einsum("a,ai,aj,ak->ijk", w @ theta, w, w, w)
 
     @functools.cached_property
     def objective(self):
@@ -271,14 +272,14 @@ def test_what_goes_wrong_is_said_in_words():
     assert ConstrainedStatus.words(record.status) == ConstrainedStatus.NO_MARGIN.message
     with pytest.raises(ValueError, match="thirds_every must be at least 1, got 0"):
         constrained_step(quartic.objective, rule, quartic.state(2), thirds_every=0)
-    for k in (0, 6):
-        with pytest.raises(ValueError, match=rf"or \(k, 15\) with 1 <= k <= p/3, got \({k}, 15\)"):
+    for k in (0, 24):
+        with pytest.raises(ValueError, match=rf"or \(k, 70\) with 1 <= k <= p/3, got \({k}, 70\)"):
             constrained_step(quartic.objective, rule, quartic.state(k))
-        with pytest.raises(ValueError, match=f"directions must lie in 1..5, got {k}"):
+        with pytest.raises(ValueError, match=f"directions must lie in 1..23, got {k}"):
             track.track_from(
                 quartic.objective, jnp.zeros(SIZE), jnp.eye(SIZE)[0], ETA, steps=1, options=Options(directions=k)
             )
-        with pytest.raises(ValueError, match=f"directions must lie in 1..5, got {k}"):
+        with pytest.raises(ValueError, match=f"directions must lie in 1..23, got {k}"):
             eoslib.constrained_gradient_descent(ETA, directions=k).init(jnp.zeros(SIZE))
     broken = Objective.create(lambda theta: quartic.loss(theta) * jnp.nan, jnp.zeros(SIZE))
     _, record = stepped(broken, rule, quartic.state(3))
