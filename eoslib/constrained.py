@@ -5,7 +5,7 @@ Source: arXiv 2209.15594 (constrained trajectory); the predictor–corrector ste
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class ConstrainedState(NamedTuple):
     older: Float[Array, "k p"]  # those of t−1, improved by a power step
     multiplier: Float[Array, "k k"]  # W by which the last step was bent
     bend: Float[Array, " p"]  # −T⊥:W at the last center
-    thirds: Float[Array, "n p"] | None  # third derivatives at the last center; None for k = 1, where they cost nothing
+    thirds: Any  # (n, p), third derivatives at the last center; None for k = 1, where they cost nothing
     age: Int[Array, ""]  # steps since these were evaluated
 
     @classmethod
@@ -82,7 +82,7 @@ class ConstrainedRecord(NamedTuple):
 
     @property
     def correction(self) -> Float[Array, ""]:
-        """c = W_11, for k = 1 the multiple of ∇S⊥ subtracted; ηδ²/2 in the continuous limit."""
+        """C = W_11, for k = 1 the multiple of ∇S⊥ subtracted; ηδ²/2 in the continuous limit."""
         return self.multiplier[0, 0]
 
     @property
@@ -194,11 +194,11 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
         ConstrainedStatus.NO_DIRECTION: lost & (needed > tolerance * rule.edge),
         ConstrainedStatus.UNSOLVED: unsolved,
         ConstrainedStatus.VIOLATED: off > tolerance,
-        ConstrainedStatus.NO_MARGIN: (geometry.values[-1] > EDGE_FRACTION * rule.edge) if k > 1 else jnp.zeros((), bool),
+        ConstrainedStatus.NO_MARGIN: (geometry.values[-1] > EDGE_FRACTION * rule.edge)
+        if k > 1
+        else jnp.zeros((), bool),
         ConstrainedStatus.BENT: jnp.trace(solved.value) > 0,
     }
     status = jnp.select(list(cases.values()), list(cases), ConstrainedStatus.BELOW).astype(jnp.int32)
     residual = solved.residual.astype(dtype)
-    return following, ConstrainedRecord(
-        theta, geometry, status, solved.value, residual, overlap, rounds - 1, products
-    )
+    return following, ConstrainedRecord(theta, geometry, status, solved.value, residual, overlap, rounds - 1, products)

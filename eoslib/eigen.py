@@ -49,7 +49,7 @@ def direction(start: Float[Array, " p"]) -> Float[Array, " p"]:
 
 
 def directions(start: Float[Array, "k p"]) -> Float[Array, "k p"]:
-    """Return an orthonormal basis of a start's rows; random ones stand for rows that are zero, not finite or spanned."""
+    """Return an orthonormal basis of the rows; random ones stand for rows that are zero, not finite or spanned."""
     finite = jnp.where(jnp.isfinite(start).all(axis=1, keepdims=True), start, 0)
     basis, _, kept = _orthonormal(*[jax.vmap(lambda row: row / _scale(row))(finite)] * 2)
 

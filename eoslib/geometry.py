@@ -73,7 +73,7 @@ class LocalGeometry(NamedTuple):
 
     @property
     def eigenvector(self) -> Float[Array, " p"]:
-        """u = u_1, unit length."""
+        """U = u_1, unit length."""
         return self.vectors[0]
 
     @property

@@ -28,7 +28,7 @@ from eoslib import inputs
 from eoslib.position import Position, Theta
 
 
-def inner(a: Float[Array, "... p"], b: Float[Array, "... p"]) -> Float[Array, "..."]:
+def inner(a: Float[Array, "... p"], b: Float[Array, "... p"]) -> Float[Array, ...]:
     """Return a·b over the last axis as a sum of products: matrix products of long float32 rows lose 7e-4 on CPUs."""
     return jnp.sum(jnp.multiply(*jnp.broadcast_arrays(a, b)), axis=-1)
 

@@ -33,7 +33,7 @@ class ConstrainedTransformState(NamedTuple):
     older: Float[Array, "k p"]
     multiplier: Float[Array, "k k"]
     bend: Float[Array, " p"]
-    thirds: Float[Array, "n p"] | None
+    thirds: Any  # (n, p), None for k = 1
     age: Int[Array, ""]
     sharpness: Float[Array, ""]  # where the last step began
     status: Int[Array, ""]  # a ConstrainedStatus
@@ -90,7 +90,9 @@ def _advance(loss_fn, trained, has_aux, thirds_every, rule, params, state: Const
         return (jnp.abs(leaf.astype(asked.dtype) - asked) > rounding).any()
 
     theta, rule = objective.ravel(block), jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
-    following, record = constrained_step(objective, rule, ConstrainedState(theta, *state[:6]), thirds_every=thirds_every)
+    following, record = constrained_step(
+        objective, rule, ConstrainedState(theta, *state[:6]), thirds_every=thirds_every
+    )
     move = following.theta - theta
     updates = objective.like_params(move)
     altered = jnp.stack(jax.tree.leaves(jax.tree.map(strayed, block, objective.unravel(state.asked)))).any()

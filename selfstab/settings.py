@@ -94,9 +94,9 @@ class Setting:
             check_known(field, getattr(self, field), names)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
-        least = dict(n=1, width=1, edge_steps=1, tracked_steps=0, strided=0, transport=0)
-        least |= dict(directions=1, restart_every=0, central=0)
-        for field, least in least.items():
+        smallest = dict(n=1, width=1, edge_steps=1, tracked_steps=0, strided=0, transport=0)
+        smallest |= dict(directions=1, restart_every=0, central=0)
+        for field, least in smallest.items():
             if not (isinstance(value := getattr(self, field), int) and value >= least):
                 raise ValueError(f"{field} must be a {'positive' if least else 'non-negative'} integer, got {value!r}")
         if not 0 <= self.kick <= 1:

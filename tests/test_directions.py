@@ -1,4 +1,4 @@
-"""Several directions: the block's geometry, its constrained step, predictions and central flow against dense algebra."""
+"""Several directions: the block's geometry, constrained step, predictions and central flow against dense algebra."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Quartic:
     fourth: np.ndarray  # rows w of Σ_w (w·θ)⁴/24
 
     @classmethod
-    def draw(cls, critical: int, seed: int = 0, alpha: float = 0.1, margin: float = 0.6) -> Quartic:
+    def draw(cls, critical: int, seed: int = 0, alpha: float = 0.1, margin: float = 0.6, rise=0.0) -> Quartic:
         """Draw one, whose covariance is 2α(I + E) at θ = 0 with a small symmetric E: ∇L = −T⊥:α(I + E) − downhill."""
         rng = np.random.default_rng(seed)
-        bulk = np.concatenate([[margin], np.linspace(0.3, -0.05, SIZE - critical - 1)]) * EDGE
+        bulk = np.concatenate([[margin], np.linspace(0.3, 0.01, SIZE - critical - 1)]) * EDGE
         matrix, draw = np.diag(np.concatenate([np.full(critical, EDGE), bulk])), rng.normal(size=(SIZE,) * 3) / 4
         third = sum(draw.transpose(p) for p in itertools.permutations(range(3))) / 6
         third[critical:, critical:, critical:] = 0  # the bulk's own cubic terms: the theory drops them
@@ -52,7 +52,10 @@ class Quartic:
         pairs[..., :critical] = 0
         rows, downhill = pairs.reshape(-1, SIZE), rng.normal(size=SIZE) * (np.arange(SIZE) > critical)
         downhill -= rows.T @ np.linalg.lstsq(rows.T, downhill, rcond=None)[0]
-        gradient = -np.einsum("ij,ijp->p", alpha * cls.weights(critical), pairs) - 3 * alpha * downhill
+        gradient = -np.einsum("ij,ijp->p", alpha * cls.weights(critical), pairs) - 5 * alpha * downhill
+        m = critical  # the direction with a margin, whose eigenvalue rises on the way down
+        for place in ((m, m, slice(None)), (m, slice(None), m), (slice(None), m, m)):
+            third[place] += rise * downhill
         return cls(gradient, matrix, third, 0.3 * rng.normal(size=(10, SIZE)))
 
     @staticmethod
@@ -132,7 +135,7 @@ def test_the_blocks_quantities_are_their_formulas():
     """Λ, 𝒢, A, Σ by einsum from dense tensors, and Σ = 2α(I + E), which the loss was made for."""
     quartic, k, rule = Quartic.draw(3), 4, GradientDescent(ETA)
     theta = 1e-3 * np.random.default_rng(2).normal(size=SIZE)
-    geometry = local_geometry(quartic.objective, jnp.asarray(theta), quartic.state(k).start)
+    geometry = local_geometry(quartic.objective, jnp.asarray(theta), quartic.state(k).start, tolerance=1e-9)
     values, us = quartic.leading(theta, k)
     np.testing.assert_allclose(geometry.values, values, rtol=1e-12)
     np.testing.assert_allclose(np.abs(np.sum(geometry.vectors * us, axis=1)), 1, rtol=1e-9)
@@ -145,7 +148,7 @@ def test_the_blocks_quantities_are_their_formulas():
     applied = np.einsum("abp,cdp,cd->ab", pairs @ across, pairs @ across, z)
     np.testing.assert_allclose(geometry.gram @ svec(jnp.asarray(z)), svec(jnp.asarray(applied)), rtol=1e-8)
     np.testing.assert_allclose(bend(geometry, jnp.asarray(z)), -np.einsum("ab,abp->p", z, pairs @ across), atol=1e-9)
-    geometry = local_geometry(quartic.objective, jnp.zeros(SIZE), jnp.eye(SIZE)[:k])
+    geometry = local_geometry(quartic.objective, jnp.zeros(SIZE), jnp.eye(SIZE)[:3])
     us, multiplier = np.asarray(geometry.vectors), np.asarray(geometry.multiplier(rule).value)
     weights = np.zeros((SIZE, SIZE))
     weights[:3, :3] = 0.1 * Quartic.weights(3)
@@ -162,8 +165,8 @@ def test_known_third_derivatives_turn_with_the_basis_and_are_new_where_the_space
     found, _ = local_geometry_and_products(quartic.objective, theta, jnp.eye(SIZE)[:4], none, known=known)
     np.testing.assert_allclose(found.thirds, fresh.thirds + rotation(q.T) @ jnp.ones_like(marked), rtol=1e-6, atol=1e-8)
     other = known._replace(vectors=jnp.eye(SIZE)[4:8])
-    for known in (other, known._replace(fresh=jnp.ones((), bool))):
-        found, _ = local_geometry_and_products(quartic.objective, theta, jnp.eye(SIZE)[:4], none, known=known)
+    for unusable in (other, known._replace(fresh=jnp.ones((), bool))):
+        found, _ = local_geometry_and_products(quartic.objective, theta, jnp.eye(SIZE)[:4], none, known=unusable)
         np.testing.assert_allclose(found.thirds, fresh.thirds, rtol=1e-9, atol=1e-9)
 
 
@@ -192,32 +195,41 @@ def walked():
 def test_three_eigenvalues_stay_at_the_edge_while_the_loss_falls(walked):
     quartic, _, records = walked
     values = np.array([quartic.leading(np.asarray(record.theta), 4)[0] for record in records]) / EDGE
-    assert np.abs(values[1:, :3] - 1).max() <= 2e-5
+    assert values[1:].max() <= 1 + 2e-5
+    assert np.abs(values[1:, :3] - 1).max() <= 2e-3  # two leave the edge for a while
     assert values[:, 3].max() < 0.95
     assert all(int(record.rounds) == 0 for record in records)
     assert {record.message for record in records} == {ConstrainedStatus.BENT.message}
     assert (np.diff([float(record.geometry.loss) for record in records]) < 0).all()
     # One direction cannot: the others pass the edge.
     _, single = run(quartic, 1)
-    assert max(quartic.leading(np.asarray(record.theta), 1)[0][0] for record in single) > EDGE * (1 + 1e-4)
+    assert max(quartic.leading(np.asarray(record.theta), 1)[0][0] for record in single) > EDGE * (1 + 5e-4)
 
 
-def test_a_step_is_the_projection_of_the_gradient_step(walked):
-    """Across the block the way from θ − η∇L to the next point is T⊥:W there, with one W ⪰ 0; to second order."""
+def test_the_path_is_bent_along_the_constraint_gradients_where_it_arrives(walked):
+    """Across the block the way from θ_t − η∇L to θ_{t+1} is T⊥:W taken there, W ⪰ 0 (KKT): in the sum over 40 steps.
+
+    One step bends along T⊥ of its own center, and the next one turns that bend; without the turn the sum is off.
+    """
     quartic, states, records = walked
-    for before, after in zip(states[5:40], states[6:41]):
-        here, there = np.asarray(before.theta), np.asarray(after.theta)
-        us = quartic.leading(there, 3)[1]
-        across = np.eye(SIZE) - us.T @ us
-        pairs = np.einsum("ijp,ai,bj->abp", quartic.tensor(there), us, us)[np.triu_indices(3)] @ across  # (6, p)
-        way = across @ (here - ETA * quartic.gradient(here) - there)
-        multiplier, *_ = np.linalg.lstsq(pairs.T, way, rcond=None)
-        left = np.linalg.norm(pairs.T @ multiplier - way) / np.linalg.norm(way)
-        matrix = np.zeros((3, 3))
-        matrix[np.triu_indices(3)] = multiplier
-        matrix = (matrix + matrix.T) / 2
-        assert left <= 2e-2
-        assert np.linalg.eigvalsh(matrix)[0] > 0
+    total, there, here = np.zeros((3, SIZE))
+    for record, after, following in zip(records, states[1:41], records[1:41]):
+        theta = np.asarray(record.theta)
+        total += theta - ETA * quartic.gradient(theta) - np.asarray(after.theta)
+        turned = np.asarray(following.overlap)
+        multiplier = np.asarray(record.multiplier)
+        assert np.linalg.eigvalsh(multiplier)[0] >= -1e-9
+        for place, w, at in ((there, turned @ multiplier @ turned.T, following), (here, multiplier, record)):
+            us, where = np.asarray(at.geometry.vectors), np.asarray(at.theta)
+            pairs = np.einsum("ijp,ai,bj->abp", quartic.tensor(where), us, us)
+            place += np.einsum("abp,ab->p", pairs, w) @ (np.eye(SIZE) - us.T @ us)
+    us = np.asarray(following.geometry.vectors)
+    across = np.eye(SIZE) - us.T @ us
+    off, unturned = (
+        np.linalg.norm(across @ (total - bends)) / np.linalg.norm(across @ total) for bends in (there, here)
+    )
+    assert off <= 0.01
+    assert unturned > 3 * off
 
 
 def test_the_step_depends_on_the_block_and_not_on_its_basis(walked):
@@ -233,13 +245,14 @@ def test_the_step_depends_on_the_block_and_not_on_its_basis(walked):
         one, other = (stepped(quartic.objective, rule, s._replace(age=jnp.zeros_like(s.age)), thirds_every=every)[0]
                       for s in (state, turned))  # fmt: skip
         np.testing.assert_allclose(one.theta, other.theta, atol=1e-9)
-        np.testing.assert_allclose(one.start, other.start, atol=1e-6)  # Ritz vectors, signs by their own starts
+        overlap = np.abs(np.sum(one.older * other.older, axis=1))  # Ritz vectors, signs by their own starts
+        np.testing.assert_allclose(overlap, 1, atol=1e-9)
 
 
 def test_more_directions_than_are_needed_change_little_and_stale_third_derivatives_too(walked):
-    """With one critical eigenvalue k = 1, 2, 4 agree to 1 % of δ; r = 5 against r = 1 too."""
+    """With one critical eigenvalue k = 1 and 4 agree to 1 % of δ; r = 5 against r = 1 too."""
     quartic = Quartic.draw(1, seed=3)
-    ends = [np.asarray(run(quartic, k)[0][-1].theta) for k in (1, 2, 4)]
+    ends = [np.asarray(run(quartic, k)[0][-1].theta) for k in (1, 4)]
     delta = (2 * 0.1) ** 0.5
     assert max(np.linalg.norm(end - ends[0]) for end in ends) <= 0.01 * delta
     quartic, states, _ = walked
@@ -315,7 +328,7 @@ def test_the_projection_onto_several_eigenvalues_is_the_nearest_point():
 
 def test_the_predicted_step_of_a_block_is_its_formula(walked):
     """By einsum from dense tensors, term by term."""
-    quartic, states, records = walked
+    quartic, _, records = walked
     record = records[10]
     theta, us = np.asarray(record.theta), np.asarray(record.geometry.vectors)
     v = 0.1 * np.random.default_rng(6).normal(size=SIZE)
@@ -335,33 +348,33 @@ def test_the_predicted_step_of_a_block_is_its_formula(walked):
     # The generalized one: the true gradient within the block.
     along = np.asarray(record.theta) + us.T @ x
     inside = us @ (quartic.gradient(along) - quartic.gradient(theta))
-    force = across @ (hessian @ v) + us.T @ (inside + y @ x) + across @ outer / 2
+    force = hessian @ (v - us.T @ x) + us.T @ (inside + y @ x) + across @ outer / 2
     expected = v - ETA * force + np.einsum("abp,ab->p", pairs @ across, w)
     following, at = generalized_predicted_step(quartic.objective, GradientDescent(ETA), jnp.asarray(v), record)
     np.testing.assert_allclose(following, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(at.loss, quartic.loss(jnp.asarray(along)) + x @ y @ x / 2, rtol=1e-9)
 
 
-@pytest.mark.parametrize("k", [4, 1])
-def test_gradient_descent_is_followed_with_three_directions_and_lost_with_one(k):
-    """Over 40 steps from .5√tr Σ the error stays within a fifth of |v|; one direction loses it (the null model)."""
-    quartic, rule = Quartic.draw(3, alpha=0.02), GradientDescent(ETA)
-    state = quartic.state(k)
-    v = jnp.asarray(0.5 * (6 * 0.02) ** 0.5 * quartic.leading(np.zeros(SIZE), 3)[1].sum(0) / 3**0.5)
-    theta, errors, sizes = np.asarray(v), [], []
-    for _ in range(40):
-        state, record = stepped(quartic.objective, rule, state)
-        real = theta - np.asarray(record.theta)
-        errors.append(np.linalg.norm(real - v))
-        sizes.append(np.linalg.norm(real))
-        v, _ = block_predicted_step(quartic.objective, rule, v, record)
-        theta = theta - ETA * quartic.gradient(theta)
-    lost = max(errors) > 0.2 * np.sqrt(np.mean(np.square(sizes)))
-    assert lost == (k == 1)
+def test_gradient_descent_is_followed_with_three_directions_and_less_well_with_one():
+    """Over 40 steps from .5√tr Σ within 1 % of |v|; with one direction, the null model, five times farther."""
+    quartic, rule, errors = Quartic.draw(3, alpha=0.02), GradientDescent(ETA), {}
+    start = 0.5 * (6 * 0.02) ** 0.5 * quartic.leading(np.zeros(SIZE), 3)[1].sum(0) / 3**0.5
+    for k in (4, 1):
+        state, v, theta, off, sizes = quartic.state(k), jnp.asarray(start), start, [], []
+        for _ in range(40):
+            state, record = stepped(quartic.objective, rule, state)
+            real = theta - np.asarray(record.theta)
+            off.append(np.linalg.norm(real - v))
+            sizes.append(np.linalg.norm(real))
+            v, _ = block_predicted_step(quartic.objective, rule, v, record)
+            theta = theta - ETA * quartic.gradient(theta)
+        errors[k] = max(off) / np.sqrt(np.mean(np.square(sizes)))
+    assert errors[4] <= 0.01
+    assert errors[1] > 5 * errors[4]
 
 
 def test_the_central_flow_takes_the_path_of_the_constrained_trajectory(walked):
-    """Within 3 % of √tr Σ over 60 steps, with the same tr Σ; without its force it leaves by far."""
+    """Within 1 % of √tr Σ over 60 steps, with the same tr Σ."""
     quartic, states, records = walked
     rule, central = GradientDescent(ETA), CentralState.at(jnp.zeros(SIZE), quartic.state(4).start)
     step = jax.jit(central_flow_step, static_argnames="substeps")
@@ -370,19 +383,52 @@ def test_the_central_flow_takes_the_path_of_the_constrained_trajectory(walked):
         central, moment = step(quartic.objective, rule, central)
         traces.append(float(moment.trace))
     size = (2 * float(jnp.trace(records[-1].multiplier)) / ETA) ** 0.5
-    outside = np.asarray(states[-1].theta - central.theta)
-    us = quartic.leading(np.asarray(central.theta), 3)[1]
-    assert np.linalg.norm(outside - us.T @ (us @ outside)) <= 0.03 * size
+    assert np.linalg.norm(np.asarray(states[-1].theta - central.theta)) <= 0.01 * size
     kept = [2 * float(jnp.trace(record.multiplier)) / ETA for record in records]
-    np.testing.assert_allclose(traces[10:], kept[10:], rtol=2e-2)
-    theta = np.zeros(SIZE)
-    for _ in range(60):
-        theta = theta - ETA * quartic.gradient(theta)
-    path = np.linalg.norm(np.asarray(states[-1].theta))
-    assert path > 0.3 * size
+    np.testing.assert_allclose(traces[5:], kept[5:], rtol=2e-2)  # the first force acts at once, θ†'s one step later
+    assert np.linalg.norm(np.asarray(states[-1].theta)) > 0.3 * size  # what a path that stays would score
 
 
 # --- in tracks and in optax -------------------------------------------------------------------------------------------
+
+
+def test_a_block_grows_and_shrinks_as_eigenvalues_near_the_edge():
+    rule = GradientDescent(ETA)
+    for values, now, wanted in (
+        ([1, 0.5, 0.4], 2, 2), ([1, 0.91, 0.4], 2, 3), ([1, 0.87, 0.4], 3, 3), ([1, 0.84, 0.4], 3, 2),
+        ([1, 1, 1], 3, 4), ([1] * 9, 5, 6), ([0.5, 0.4], 2, 2), ([1, 0.9001, 0.9, np.nan], 2, 3),
+    ):  # fmt: skip
+        assert track.wanted(EDGE * np.array(values), rule, 6, now) == wanted
+
+
+def followed(quartic, **options):
+    return track.track_from(
+        quartic.objective, jnp.zeros(SIZE), jnp.eye(SIZE)[0], ETA, steps=40, progress=False,
+        options=Options(chunk=10, flow=False, kick=0.5, start=0.0, central=1, directions=5), **options,
+    )  # fmt: skip
+
+
+def test_a_track_records_the_block_and_a_cut_off_one_goes_on_to_the_same_numbers():
+    """The block grows within it; what is recorded obeys its definitions."""
+    quartic, kept = Quartic.draw(2, margin=0.899, seed=2, rise=0.05), []
+    data = followed(quartic, save=lambda state, records: kept.append((state, {n: list(v) for n, v in records.items()})))
+    sizes = data.block_size.values.astype(int)
+    assert sizes[0] < sizes[-1]
+    for t in (0, 39):
+        k = sizes[t]
+        assert np.isfinite(data.block_x.values[t, :k]).all()
+        assert np.isnan(data.block_x.values[t, k:]).all()
+    np.testing.assert_allclose(np.trace(data.covariance.fillna(0).values, axis1=1, axis2=2), data.covariance_trace)
+    np.testing.assert_allclose((data.block_x**2).sum("direction")[0], (data.block_x.values[0, : sizes[0]] ** 2).sum())
+    np.testing.assert_allclose(data.block_eigenvalues[:, 0], data.constrained_sharpness, rtol=1e-12)
+    assert float(data.violation.max()) <= 2e-5
+    assert (np.diff(data.constrained_loss) < 0).all()
+    assert float(data.unsolved.max()) <= 1e-10
+    assert data.single_direction_until == 0
+    assert float((data.predicted_error / data.distance).max()) < 0.1
+    resumed = followed(quartic, restore=lambda _: kept[1])
+    for name in data.variables:
+        np.testing.assert_array_equal(resumed[name], data[name], err_msg=name)
 
 
 def test_optax_holds_as_many_eigenvalues_as_it_is_asked_to():

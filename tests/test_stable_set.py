@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eoslib.complementarity import solve
 from eoslib.geometry import LocalGeometry, epsilon
 from eoslib.objective import Objective
 from eoslib.position import Position
 from eoslib.rules import GradientDescent
-from eoslib.complementarity import solve
 from eoslib.stable_set import (
-    bend,
     ProjectionStatus,
+    bend,
     floor_correction,
     project,
     restoring_move,

@@ -50,7 +50,7 @@ class CentralMoment(NamedTuple):
 def central_flow_step(
     objective: Objective, rule: GradientDescent, state: CentralState, *, substeps: int = 4, thirds_every: int = 5
 ) -> tuple[CentralState, CentralMoment]:
-    """Follow the central flow for the time of one step, η, by Euler substeps; return also what was measured at its start.
+    """Follow the central flow for the time η of one step, by Euler substeps; return also what was measured at first.
 
     A substep of length h is w ↦ w − h ∇L − T:W with W = hΣ/2 ⪰ 0 from the complementarity problem of the eigenvalues
     after it.  There is no second derivative of the path in it (θ† re-aims its bends), and no floor: w rests where

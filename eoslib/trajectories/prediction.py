@@ -120,7 +120,7 @@ def generalized_predicted_step(
     record: ConstrainedRecord,
     product: Float[Array, " p"] | None = None,
 ) -> tuple[Float[Array, " p"], PredictedRecord]:
-    """Advance the generalized prediction: the true loss along the block replaces its quadratic model; one gradient more.
+    """Advance the generalized prediction, the true loss along the block replacing its model; a gradient more.
 
     v_{t+1} = v_t − η [½(x² − δ²)∇S⊥ + ∇²L v⊥ + u (u·∇L(θ† + x u)) + x y u]
 

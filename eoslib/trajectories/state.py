@@ -6,7 +6,7 @@ Everything here is traced; loops over chunks, progress bars and data sets are th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class TrackState(NamedTuple):
     descent: DescentState
     flow: FlowState
     constrained: ConstrainedState
-    central: CentralState | None
+    central: CentralState | Any  # None without
     predicted: PredictedState
     generalized: Float[Array, " p"]  # v of the generalized prediction
     transported: Float[Array, " p"]  # ∏(I − η∇²L)P⊥ ∇S_s⊥ for the last s
@@ -80,7 +80,8 @@ def start(objective, rule: GradientDescent, theta, eigenvector, options=DEFAULT)
     state = TrackState(
         descent=DescentState(kicked, u, u), flow=flow_start(objective, theta, u),
         constrained=ConstrainedState.at(projection.theta, geometry.vectors),
-        central=CentralState.at(projection.theta, geometry.vectors) if options.central else None, predicted=PredictedState(v, inner(u, v)), generalized=v,
+        central=CentralState.at(projection.theta, geometry.vectors) if options.central else None,
+        predicted=PredictedState(v, inner(u, v)), generalized=v,
         transported=geometry.perpendicular, transported_beta=geometry.beta, started=jnp.zeros((), bool),
         last_y=jnp.zeros((), objective.dtype), step=jnp.zeros((), jnp.int32),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Array
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from eoslib.eigen import EigenPairs, gaps, leading_eigenpairs
@@ -24,7 +24,7 @@ from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
 from eoslib.stable_set import ProjectionStatus
 from eoslib.trajectories import assumptions, programs, variables
 from eoslib.trajectories.approach import EdgeStatus, find_instability
-from eoslib.trajectories.state import DEFAULT, Options, TrackState, advance, resize, start
+from eoslib.trajectories.state import DEFAULT, Options, advance, resize, start
 
 
 def track_from(
@@ -66,11 +66,11 @@ def track_from(
     eigenvector = jnp.atleast_2d(eigenvector)
     if options.directions > 1:
         pairs = _more(objective, theta, eigenvector[: options.directions], options.directions)
-        eigenvector = pairs.vectors[: _wanted(pairs.values, rule, options.directions)]
+        eigenvector = pairs.vectors[: wanted(pairs.values, rule, options.directions)]
     state, status = programs.run(start, objective, rule, theta, eigenvector, options=options)
     if int(status) == ProjectionStatus.NOT_FINITE:
         raise ValueError("the loss at theta must be finite with finite derivatives, got a value that is not")
-    extras = assumptions.start(state.constrained.eigenvector)
+    extras: Any = assumptions.start(state.constrained.eigenvector)
     extras = extras if options.strided else extras.vectors
     records: dict[str, list] = {}
     if restore is not None and (found := restore((state, extras))) is not None:
@@ -95,13 +95,13 @@ def track_from(
                 extras = pairs.vectors
                 keep({"eigenvalues": pairs.values})
             if options.directions > 1:
-                vectors = state.constrained.start
-                values = records["block_eigenvalues"][-1][-1] if "block_eigenvalues" in records else []
-                wanted = _wanted(values, rule, options.directions, vectors.shape[0]) if len(values) else vectors.shape[0]
-                if wanted > vectors.shape[0]:
-                    vectors = _more(objective, state.constrained.theta, vectors, wanted).vectors
-                if wanted != state.constrained.start.shape[0]:
-                    state = resize(state, vectors[:wanted])
+                vectors, before = state.constrained.start, records.get("block_eigenvalues")
+                now = vectors.shape[0]
+                count = wanted(before[-1][-1], rule, options.directions, now) if before else now
+                if count > now:
+                    vectors = _more(objective, state.constrained.theta, vectors, count).vectors
+                if count != now:
+                    state = resize(state, vectors[:count])
             length = min(options.chunk, steps - done)
             state, series, interval = advance(objective, rule, state, length, options)
             keep(series | interval)
@@ -125,7 +125,7 @@ def leading(objective: Objective, theta, start: Float[Array, "k p"]) -> EigenPai
 NEAR, FAR = 0.9, 0.85
 
 
-def _wanted(values, rule: GradientDescent, most: int, now: int = 2) -> int:
+def wanted(values, rule: GradientDescent, most: int, now: int = 2) -> int:
     """Return how many directions to follow: as many as are near the edge and one more, from 2 to so many at most."""
     near, far = (int((np.asarray(values) > fraction * rule.edge).sum()) + 1 for fraction in (NEAR, FAR))
     return min(max(near, 2, min(now, far)), most)

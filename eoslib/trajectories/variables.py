@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 from eoslib.constrained import ConstrainedRecord
 from eoslib.geometry import LocalGeometry, epsilon
 from eoslib.position import Theta
-from eoslib.stable_set import Violation
 from eoslib.rules import GradientDescent
+from eoslib.stable_set import Violation
 from eoslib.trajectories.central import CentralMoment
 from eoslib.trajectories.descent import DescentRecord
 from eoslib.trajectories.flow import FlowMoment
@@ -156,8 +156,7 @@ _STEPS = (
     ("central_loss", "loss", "L(w)", "loss of the central flow", "central.loss"),
     ("central_sharpness", "curvature", "S(w)", "sharpness of the central flow", "central.sharpness"),
     ("central_trace", "length²", "tr Σ(w)", "trace of the central flow's covariance", "central.trace"),
-    ("central_distance", "length", "‖w − θ†‖", "central flow's distance from θ†",
-     "norm of central.theta - constrained.theta"),  # fmt: skip
+    ("central_distance", "length", "‖w − θ†‖", "distance of w from θ†", "norm of central.theta - constrained.theta"),
     ("flow_loss", "loss", "L", "loss of gradient flow", "flow.loss"),
     ("flow_distance", "length", "‖θ_f − θ†‖", "distance of the flow from θ†", "norm of flow.theta - constrained.theta"),
     ("flow_gd_distance", "length", "‖θ_f − θ‖", "distance of flow from θ", "norm of flow.theta - theta"),
