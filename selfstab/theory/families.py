@@ -171,3 +171,50 @@ def wave_draws(seed: int, count: int, *, learning_rate: float, size: int = 6, te
     return _stacked(
         Waves, slope, hessian, frequencies, phases, scale * curvature, 0.4 * floor, ones, learning_rate * ones
     )
+
+
+def block_draws(seed: int, count: int, k: int, *, learning_rate: float, coupled: bool = True) -> Polynomial:
+    """Draw losses with k directions at the edge: on R^(k + n + 3), n = k(k + 1)/2, or k of one direction added up.
+
+    Like :func:`polynomial_draws`: across the edge directions flat ones and two damped ones, no cubic term among these,
+    quartic terms of order η.  The constraint gradients T⊥_ij are random of condition up to 2 in flat directions; the
+    slope is ½T⊥:Σ̂ for a random Σ̂ ≻ 0 of condition up to 3, with half as much along a flat direction across them.
+
+    Raises:
+        ValueError: if η is not positive and finite, or ``count`` or k is below 1.
+    """
+    rules.resolve(learning_rate)
+    _check(locals(), {"count": 1, "k": 1})
+    if not coupled:
+        return _added_up([block_draws(seed + i, count, 1, learning_rate=learning_rate) for i in range(k)])
+    rng, n = np.random.default_rng(seed), k * (k + 1) // 2
+    size, flat, (rows, columns) = k + n + 3, slice(k, k + n + 1), np.triu_indices(k)
+    cubic, quartic = (_symmetric(rng.normal(size=(count,) + (size,) * order)) for order in (3, 4))
+    cubic *= 0.8 * 3**0.5
+    cubic[:, k:, k:, k:] = 0
+    quartic[:, range(k), range(k), range(k), range(k)] += 1.0
+    weight, slope = np.where(rows == columns, 1, 2**0.5), np.zeros((count, size))
+    turned = lambda sizes: (q := np.linalg.qr(rng.normal(size=(len(sizes),) * 2))[0]) * sizes @ q.T  # noqa: E731
+    for third, down in zip(cubic, slope, strict=True):
+        frame = np.linalg.qr(rng.normal(size=(n + 1, n + 1)))[0]
+        pairs = turned(rng.uniform(0.7, 1.4, n)) @ frame[:n]  # (n, n + 1)
+        down[flat] = (weight * turned(rng.uniform(0.5, 1.5, k))[rows, columns]) @ pairs / 2
+        down[flat] += np.linalg.norm(down) * frame[n] / 2
+        down[-1] = 0.3 * np.linalg.norm(down)
+        for a, b, row in zip(rows, columns, pairs / weight[:, None], strict=True):
+            for i, j in ((a, b), (b, a)):
+                third[i, j, k:] = third[i, k:, j] = third[k:, i, j] = np.append(row, [0.0, 0.0])
+    spectrum = np.concatenate([np.full(k, 2.0), np.zeros(n + 1), [0.15, 0.5]]) / learning_rate
+    return _stacked(Polynomial, slope, np.tile(spectrum, (count, 1)), cubic, 0.5 * learning_rate * quartic)
+
+
+def _added_up(parts: list[Polynomial]) -> Polynomial:
+    """Losses of variables of their own, their edge directions first; the rates α of sharpening are as 1, .8, .6, …."""
+    k, (count, size) = len(parts), parts[0].slope.shape
+    total = [np.zeros((count,) + (k * size,) * order) for order in (1, 1, 3, 4)]
+    for i, part in enumerate(parts):
+        where = np.append(i, k + i * (size - 1) + np.arange(size - 1))
+        rate = np.einsum("na,na->n", part.cubic[:, 0, 0], part.slope)[:, None]
+        for whole, field in zip(total, part._replace(slope=(1 - 0.2 * i) * part.slope / rate), strict=True):
+            whole[np.ix_(range(count), *[where] * (whole.ndim - 1))] = field
+    return _stacked(Polynomial, *total)
