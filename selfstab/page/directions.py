@@ -21,11 +21,14 @@ def edge(run):
         t[1:] - 0.5, two_step_means(run.gd_sharpness.values) / top, color=COLORS["gd"], linewidth=0.8, alpha=0.7
     )
     block = run.block_eigenvalues.values / top
-    for i, shade in zip(range(block.shape[1]), SHADES):
-        values.plot(t, block[:, i], color=shade, linewidth=1.8, zorder=5 - i)
-    names = [(rf"$\lambda_{i + 1}(\theta^\dagger)$", SHADES[i]) for i in range(min(block.shape[1], len(SHADES)))]
-    color_key(values, [("gradient descent", "gd"), *names], y=0.52, gap=0.075)
+    for i in np.flatnonzero(np.isfinite(block).any(axis=0)):
+        values.plot(t, block[:, i], color=SHADES[i], linewidth=1.8, zorder=5 - i)
+        begin = int(np.isfinite(block[:, i]).argmax())
+        name = rf"$\lambda_{i + 1}(\theta^\dagger)$"
+        write(values, t[begin] + 0.015 * t[-1], block[begin, i] - 0.004, name, SHADES[i], va="top")
+    write(values, 0.02, 0.94, "gradient descent", "gd", frame="axes")
     values.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8, zorder=6)
+    values.set_ylim(np.nanmin(block) - 0.03, None)
     values.set(xlabel=AFTER, ylabel=r"curvature $/\,(2/\eta)$", title="One after the other")
     loss.plot(t, run.gd_loss, color=COLORS["gd"], linewidth=0.8, alpha=0.7)
     loss.plot(t, run.constrained_loss, color=COLORS["constrained"])
@@ -50,63 +53,53 @@ def cone(x, sigma, forces):
     """
     unit, squares = np.trace(sigma.mean(0)), x[:, :, None] * x[:, None, :]
     mean, sigma, squares = squares.mean(0) / unit, sigma / unit, squares / unit
-    fig = plt.figure(figsize=(9.2, 3.5))
+    fig = plt.figure(figsize=(9.4, 3.4))
+    fig.get_layout_engine().set(wspace=0.1)
     solid, disk, bars = fig.add_subplot(131, projection="3d"), fig.add_subplot(132), fig.add_subplot(133)
-    size, angle = np.meshgrid([0, 1.1 * np.trace(squares.mean(0)) * 2], np.linspace(0, 2 * np.pi, 60))
-    solid.plot_surface(size * (1 + np.cos(angle)) / 2, size * (1 - np.cos(angle)) / 2, size * np.sin(angle) / 2,
-                       color=SHADE, alpha=0.35, linewidth=0)  # fmt: skip
-    at = lambda z: (z[..., 0, 0], z[..., 1, 1], z[..., 0, 1])  # noqa: E731
-    solid.plot(*at(squares), color=COLORS["gd"], linewidth=0.7, alpha=0.6)
+    height, angle = np.meshgrid([0, 1.1 * np.trace(squares, axis1=1, axis2=2).max()], np.linspace(0, 2 * np.pi, 60))
+    solid.plot_surface(height * np.cos(angle), height * np.sin(angle), height, color=SHADE, alpha=0.4, linewidth=0)
+    at = lambda z: (z[..., 0, 0] - z[..., 1, 1], 2 * z[..., 0, 1], z[..., 0, 0] + z[..., 1, 1])  # noqa: E731
+    solid.plot(*at(squares), color=COLORS["gd"], linewidth=0.7, alpha=0.7)
     solid.plot(*([value] for value in at(mean)), "X", color=COLORS["gd"], markersize=7)
     solid.plot(*([value] for value in at(sigma.mean(0))), "o", color=COLORS["constrained"], markersize=7)
-    solid.set(xlabel=r"$Z_{11}$", ylabel=r"$Z_{22}$", zlabel=r"$Z_{12}$", title=r"The cone $Z\succeq0$")
-    solid.view_init(18, 20)
+    solid.set(xlabel="$Z_{11}-Z_{22}$", ylabel="$2Z_{12}$", zlabel=r"$\mathrm{tr}\,Z$", title=r"The cone $Z\succeq0$")
+    solid.view_init(16, -60)
     solid.tick_params(labelsize=6.5, pad=-2)
     round_ = np.linspace(0, 2 * np.pi, 200)
     disk.fill(np.cos(round_), np.sin(round_), color=SHADE, zorder=0)
     disk.scatter(
         *_tangent(squares), s=12 * np.trace(squares, axis1=1, axis2=2), color=COLORS["gd"], alpha=0.5, linewidth=0
     )
-    disk.plot(*_tangent(mean), "X", color=COLORS["gd"], markersize=9, label=r"$\langle xx^\top\rangle$")
-    disk.plot(*_tangent(sigma.mean(0)), "o", color=COLORS["constrained"], markersize=8, label=r"$\Sigma$")
+    disk.plot(*_tangent(mean), "X", color=COLORS["gd"], markersize=9)
+    disk.plot(*_tangent(sigma.mean(0)), "o", color=COLORS["constrained"], markersize=8)
     write(disk, 0, -0.55, "rank one on the circle,\nrank two inside", "#555555", ha="center", fontsize=8.5)
-    disk.set(xlabel=r"$(Z_{11}-Z_{22})/\mathrm{tr}\,Z$", ylabel=r"$2Z_{12}/\mathrm{tr}\,Z$", title="Its section")
+    disk.set(xlabel=r"$(Z_{11}-Z_{22})/\mathrm{tr}\,Z$", title=r"Its section: $2Z_{12}/\mathrm{tr}\,Z$")
     disk.set_aspect("equal")
-    disk.legend(fontsize=9, loc="upper center")
+    color_key(disk, [(r"$\langle xx^\top\rangle$", "gd"), (r"$\Sigma$", "constrained")], x=0.6, y=0.8, fontsize=10)
     for place, values in enumerate(forces.values()):
-        bars.plot([place, place], values, color="#999999", linewidth=1)
-        bars.plot(
-            [place] * len(values),
-            values,
-            "o",
-            color=COLORS["constrained"] if place == len(forces) - 1 else COLORS["edge"],
-        )
+        bars.plot([place] * len(values), values, color="#999999", linewidth=1)
+        shade = COLORS["constrained" if place == len(forces) - 1 else "edge"]
+        bars.plot([place] * len(values), values, "o", color=shade)
     bars.axhline(0, color=COLORS["edge"], linewidth=0.8, linestyle="--")
     bars.set_xticks(range(len(forces)), forces, fontsize=8.5)
-    bars.set(
-        xlim=(-0.5, len(forces) - 0.5),
-        ylabel=r"$A-\frac{1}{2}\mathcal{G}Z$ in $\lambda_{\max}(A)$",
-        title="Force left over",
-    )
+    bars.set(xlim=(-0.5, len(forces) - 0.5), xlabel="$Z$", title=r"Left of $A-\mathcal{G}Z/2$")
     return fig
 
 
-def excess(runs, single, lengths, tolerance):
-    """Draw the mean excess loss over tr Σ/η, window by window of two lengths, and over δ²/η of one direction."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.4), sharey=True, width_ratios=(1.5, 1))
-    for ax, length in zip((left, right), lengths):
-        for run in runs:
-            for part, value in zip(parts := quantities.windows(run, length), quantities.excess(run, parts)):
-                ax.plot([part.start, part.stop], [value] * 2, color=COLORS["constrained"], linewidth=2, alpha=0.6)
-        parts = quantities.windows(single, length)
-        for part, value in zip(parts, quantities.excess(single, parts, one_direction=True)):
-            ax.plot([part.start, part.stop], [value] * 2, color=COLORS["single"], linewidth=3)
-        ax.axhspan(1 - tolerance[length], 1 + tolerance[length], color=SHADE, zorder=0)
+def excess(runs, single, tolerances):
+    """Draw the mean excess loss over tr Σ/η, by windows of two lengths, and over δ²/η of one direction."""
+    fig, axes = plt.subplots(1, 2, figsize=(8.2, 3.4), sharey=True, width_ratios=(1.5, 1))
+    for ax, (length, tolerance) in zip(axes, tolerances.items()):
+        for each, color, alone in [*((run, "constrained", False) for run in runs), (single, "single", True)]:
+            parts = quantities.windows(each, length)
+            for part, value in zip(parts, quantities.excess(each, parts, one_direction=alone)):
+                ax.plot([part.start, part.stop], [value] * 2, color=COLORS[color], linewidth=2, alpha=0.7)
+        ax.axhspan(1 - tolerance, 1 + tolerance, color=SHADE, zorder=0)
         ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-        ax.set(xlabel=AFTER, title=f"Windows of {length} steps")
-    left.set(ylabel=r"mean excess loss $/$ predicted", ylim=(0, None))
-    write(left, 0.98, 0.93, r"$\delta^2/\eta$, one direction", "single", frame="axes", ha="right")
-    write(left, 0.98, 0.1, r"$\mathrm{tr}\,\Sigma/\eta$, five seeds" if len(runs) == 5 else r"$\mathrm{tr}\,\Sigma/\eta$", "constrained", frame="axes", ha="right")  # fmt: skip
+        ax.set(xlabel=AFTER, title=f"Windows of {length} steps", ylim=(0, None))
+    names = [(r"over $\delta^2/\eta$, one direction", "single"), (r"over $\mathrm{tr}\,\Sigma/\eta$", "constrained")]
+    color_key(axes[0], names, y=0.3, fontsize=9.5)
+    axes[0].set_ylabel("mean excess loss")
     return fig
 
 
