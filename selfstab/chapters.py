@@ -83,7 +83,9 @@ RUNS: dict[str, tuple[Run, ...]] = {
         *_OTHER_NETWORKS,
     ),
     "11_several_directions": (
-        Run("mlp-cifar10-directions"), *_seeds("mlp-cifar10-directions"), Run("mlp-cifar10-one-direction"),
+        Run("mlp-cifar10-directions"),
+        *_seeds("mlp-cifar10-directions"),
+        Run("mlp-cifar10-one-direction"),
     ),
 }
 

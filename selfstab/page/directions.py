@@ -62,7 +62,7 @@ def cone(x, sigma, forces):
     solid.plot(*at(squares), color=COLORS["gd"], linewidth=0.7, alpha=0.7)
     solid.plot(*([value] for value in at(mean)), "X", color=COLORS["gd"], markersize=7)
     solid.plot(*([value] for value in at(sigma.mean(0))), "o", color=COLORS["constrained"], markersize=7)
-    solid.set(xlabel="$Z_{11}-Z_{22}$", ylabel="$2Z_{12}$", zlabel=r"$\mathrm{tr}\,Z$", title=r"The cone $Z\succeq0$")
+    solid.set(xlabel="$Z_{11}-Z_{22}$", ylabel="$2Z_{12}$", title=r"$Z\succeq0$, height $\mathrm{tr}\,Z$")
     solid.view_init(16, -60)
     solid.tick_params(labelsize=6.5, pad=-2)
     round_ = np.linspace(0, 2 * np.pi, 200)
@@ -124,7 +124,7 @@ def tracking(run, single, part, ages):
         ylim=(min(0.0, float((seen.gd_loss - floor).min())), top),
     )
     cycle = float(quantities.cycle_length(run).median())
-    for color, (name, errors) in ages.items():
+    for color, (_, errors) in ages.items():
         low, middle, high = np.quantile(errors, [0.25, 0.5, 0.75], axis=0) if len(errors) else np.full((3, 1), np.nan)
         age = np.arange(len(middle)) / cycle
         error.semilogy(age[1:], middle[1:], color=COLORS[color])
@@ -155,7 +155,7 @@ def horizon(errors) -> int:
 
 
 def matrix(tracks, dampings, exponents):
-    """Draw (z₁, z₂) of some tracks of the reduced dynamics by a name, and Lyapunov exponents per cycle (draws, dampings)."""
+    """Draw (z₁, z₂) of named tracks of the reduced dynamics, and Lyapunov exponents per cycle (draws, dampings)."""
     fig, axes = plt.subplots(1, len(tracks) + 1, figsize=(9.2, 3.3))
     for ax, (name, z) in zip(axes, tracks.items()):
         ax.plot(*np.asarray(z).T, color=COLORS["gd"], linewidth=0.6, alpha=0.8)
@@ -175,21 +175,24 @@ def matrix(tracks, dampings, exponents):
 def sharpness(runs, length):
     """Draw the mean sharpness of gradient descent by window, with what the block says of it."""
     fig, ax = plt.subplots(figsize=(6.4, 3.3))
-    kinds = {"gd_sharpness": ("gd", "s", 7), "sharpness_linear": ("predicted", "o", 4), "sharpness_linear_perpendicular": ("generalized", "^", 4)}  # fmt: skip
+    kinds = {
+        "gd_sharpness": ("gd", "s", 7, "gradient descent"),
+        "sharpness_linear": ("predicted", "o", 4, r"$\lambda_{\max}(\Lambda+\mathcal{T}[v])$"),
+        "sharpness_linear_perpendicular": ("generalized", "^", 4, r"$\lambda_{\max}(\Lambda+Y)$"),
+    }
     for run in runs:
         for part in quantities.windows(run, length):
-            for name, (color, sign, size) in kinds.items():
+            for name, (color, sign, size, _) in kinds.items():
                 place, mean = (part.start + part.stop) / 2, run[name].values[part].mean() / run.attrs["edge"]
                 ax.plot(place, mean, sign, color=COLORS[color], markersize=size, alpha=0.7)
     ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-    words = ("gradient descent", r"$\lambda_{\max}(\Lambda+\mathcal{T}[v])$", r"$\lambda_{\max}(\Lambda+Y)$")
-    color_key(ax, [(word, color) for word, (color, *_) in zip(words, kinds.values())], x=0.3, y=0.94, fontsize=9)
+    color_key(ax, [(word, color) for color, *_, word in kinds.values()], x=0.3, y=0.94, fontsize=9)
     ax.set(xlabel=AFTER, ylabel=r"mean sharpness $/\,(2/\eta)$", title=f"Above the edge (means of {length} steps)")
     return fig
 
 
 def distances(run, single):
-    """Draw the distances from θ† in units of √tr Σ: central flow, gradient descent, gradient flow, and of one direction."""
+    """Draw distances from θ† in units of √tr Σ: both flows, gradient descent, and the latter for one direction."""
     fig, ax = plt.subplots(figsize=(6.8, 3.5))
     unit = np.sqrt(run.covariance_trace.where(run.covariance_trace > 0))
     for name, color in (("flow_distance", "flow"), ("distance", "gd"), ("central_distance", "central")):
@@ -203,7 +206,8 @@ def distances(run, single):
         linewidth=0.8,
         alpha=0.8,
     )
-    names = [("gradient flow", "flow"), ("gradient descent", "gd"), (r"the same, from $\theta^\dagger$ of one direction", "single"), ("central flow", "central")]  # fmt: skip
+    names = [("gradient flow", "flow"), ("gradient descent", "gd"), ("central flow", "central")]
+    names.insert(2, (r"gradient descent from $\theta^\dagger$ of one direction", "single"))
     color_key(ax, names, y=0.55, gap=0.075, fontsize=9)
     ax.set(
         xlabel=AFTER,

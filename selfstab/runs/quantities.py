@@ -39,7 +39,7 @@ def epsilon(run: xr.Dataset) -> xr.DataArray:
 
 
 def critical(run: xr.Dataset) -> np.ndarray:
-    """Return how many eigenvalues at θ† are at 2/η, within a thousandth, at every step of a run of several directions."""
+    """Return how many eigenvalues at θ† are at 2/η, within a thousandth, at every step."""
     return (run.block_eigenvalues > (1 - 1e-3) * run.attrs["edge"]).sum("direction").values
 
 
@@ -48,14 +48,14 @@ def cycle_length(run: xr.Dataset) -> xr.DataArray:
     return np.sqrt(2) * np.pi / run.get("block_epsilon", epsilon(run))
 
 
-def windows(run: xr.Dataset, length: int, *, first: int | None = None) -> list[slice]:
-    """Return windows of so many steps, one after another; they begin with the second cycle, or at a ``first`` step."""
-    first = int(cycle_length(run)[0]) if first is None else first
+def windows(run: xr.Dataset, length: int) -> list[slice]:
+    """Return windows of so many steps, one after another, from the end of the first cycle on."""
+    first = int(cycle_length(run)[0])
     return [slice(a, a + length) for a in range(first, run.sizes["t"] - length + 1, length)]
 
 
 def excess(run: xr.Dataset, parts: list[slice], *, one_direction: bool = False) -> np.ndarray:
-    """Return mean L(θ) − L(θ†) over windows, in units of the mean of its prediction tr Σ/η, or δ²/η of one direction."""
+    """Return mean L(θ) − L(θ†) by window, in units of the mean of tr Σ/η, or of δ²/η of one direction."""
     seen = (run.gd_loss - run.constrained_loss).values
     predicted = (run.delta_squared.clip(0) if one_direction else run.covariance_trace).values / run.attrs[
         "learning_rate"
