@@ -20,7 +20,8 @@ INTERFACE = ("sharpness", "track", "constrained_gradient_descent")
 RINGS = {
     "eoslib": "objective eigen geometry sharpness rules stable_set constrained loops status",
     "eoslib.trajectories": "descent flow prediction approach assumptions variables state track programs",
-    "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.families theory.coupling "
+    "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.matrix "
+    "theory.families theory.coupling theory.orders "
     "runs.files runs.compute runs.quantities page.page page.draw source",
 }
 
