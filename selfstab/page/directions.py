@@ -53,7 +53,7 @@ def cone(x, sigma, forces):
     """
     unit, squares = np.trace(sigma.mean(0)), x[:, :, None] * x[:, None, :]
     mean, sigma, squares = squares.mean(0) / unit, sigma / unit, squares / unit
-    fig = plt.figure(figsize=(9.4, 3.4))
+    fig = plt.figure(figsize=(9.4, 3.4), layout="constrained")
     fig.get_layout_engine().set(wspace=0.1)
     solid, disk, bars = fig.add_subplot(131, projection="3d"), fig.add_subplot(132), fig.add_subplot(133)
     height, angle = np.meshgrid([0, 1.1 * np.trace(squares, axis1=1, axis2=2).max()], np.linspace(0, 2 * np.pi, 60))
@@ -82,7 +82,7 @@ def cone(x, sigma, forces):
         bars.plot([place] * len(values), values, "o", color=shade)
     bars.axhline(0, color=COLORS["edge"], linewidth=0.8, linestyle="--")
     bars.set_xticks(range(len(forces)), forces, fontsize=8.5)
-    bars.set(xlim=(-0.5, len(forces) - 0.5), xlabel="$Z$", title=r"Left of $A-\mathcal{G}Z/2$")
+    bars.set(xlim=(-0.5, len(forces) - 0.5), xlabel="$Z$", title=r"What $Z$ leaves of $A$")
     return fig
 
 
@@ -160,8 +160,9 @@ def matrix(tracks, dampings, exponents):
     for ax, (name, z) in zip(axes, tracks.items()):
         ax.plot(*np.asarray(z).T, color=COLORS["gd"], linewidth=0.6, alpha=0.8)
         ax.plot(*np.asarray(z)[-1], "o", color=COLORS["edge"], markersize=5)
-        ax.set(xlabel=r"$z_1/\sqrt{\mathrm{tr}\,\Sigma}$", title=name)
-        ax.set_aspect("equal", adjustable="datalim")
+        limit = 1.05 * max(float(np.abs(each).max()) for each in tracks.values())
+        ax.set(xlabel=r"$z_1/\sqrt{\mathrm{tr}\,\Sigma}$", title=name, xlim=(-limit, limit), ylim=(-limit, limit))
+        ax.set_aspect("equal")
     axes[0].set_ylabel(r"$z_2/\sqrt{\mathrm{tr}\,\Sigma}$")
     axes[-1].plot(range(len(dampings)), np.asarray(exponents).T, "o", color=COLORS["gd"], alpha=0.6, markersize=4)
     axes[-1].axhline(0, color=COLORS["edge"], linestyle="--", linewidth=0.8)

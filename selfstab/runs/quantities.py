@@ -45,7 +45,7 @@ def critical(run: xr.Dataset) -> np.ndarray:
 
 def cycle_length(run: xr.Dataset) -> xr.DataArray:
     """Return √2π/ε at every step, with the block's ε where there is one: the steps of a cycle of small oscillations."""
-    return np.sqrt(2) * np.pi / run.get("block_epsilon", epsilon(run))
+    return np.sqrt(2) * np.pi / (run.block_epsilon if "block_epsilon" in run else epsilon(run))
 
 
 def windows(run: xr.Dataset, length: int) -> list[slice]:
