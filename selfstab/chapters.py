@@ -84,7 +84,7 @@ RUNS: dict[str, tuple[Run, ...]] = {
     ),
     "11_several_directions": (
         Run("mlp-cifar10-directions"),
-        *_seeds("mlp-cifar10-directions", 2),
+        *_seeds("mlp-cifar10-directions"),
         Run("mlp-cifar10-one-direction"),
     ),
 }
