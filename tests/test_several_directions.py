@@ -34,7 +34,7 @@ def world():
         "block_size": np.full(steps, K), "covariance_trace": trace, "delta_squared": trace / 2,
         "predicting": predicting,
         "block_epsilon": np.full(steps, np.sqrt(2) * np.pi / 50.5), "constrained_loss": np.linspace(1, 0.5, steps),
-        "gd_sharpness": np.full(steps, 1.03 * EDGE), "sharpness_linear": np.full(steps, 1.02 * EDGE),
+        "constrained_sharpness": np.full(steps, EDGE), "gd_sharpness": np.full(steps, 1.03 * EDGE), "sharpness_linear": np.full(steps, 1.02 * EDGE),
         "sharpness_linear_perpendicular": np.full(steps, 1.01 * EDGE),
         "predicted_error": np.arange(steps) % 100 / 100.0,
         "distance": np.full(steps, 2.0), "central_distance": np.full(steps, 0.01), "flow_distance": np.arange(steps),
@@ -67,7 +67,7 @@ def test_a_block_that_grows_is_not_carried_on(world):
 
 def test_windows_begin_with_the_second_cycle_and_do_not_overlap(world):
     assert quantities.windows(world[-1], 100) == [slice(50, 150), slice(150, 250), slice(250, 350)]
-    assert quantities.windows(world[-1], 400) == []
+    assert quantities.windows(world[-1], 400) == [slice(0, 400)]
 
 
 def test_mean_excess_is_in_units_of_its_prediction(world):

@@ -180,6 +180,7 @@ def sharpness(runs, length):
         "gd_sharpness": ("gd", "s", 7, "gradient descent"),
         "sharpness_linear": ("predicted", "o", 4, r"$\lambda_{\max}(\Lambda+\mathcal{T}[v])$"),
         "sharpness_linear_perpendicular": ("generalized", "^", 4, r"$\lambda_{\max}(\Lambda+Y)$"),
+        "constrained_sharpness": ("constrained", "_", 8, r"$\theta^\dagger$"),
     }
     for run in runs:
         for part in quantities.windows(run, length):

@@ -49,9 +49,9 @@ def cycle_length(run: xr.Dataset) -> xr.DataArray:
 
 
 def windows(run: xr.Dataset, length: int) -> list[slice]:
-    """Return windows of so many steps, one after another, from the end of the first cycle on."""
-    first = int(cycle_length(run)[0])
-    return [slice(a, a + length) for a in range(first, run.sizes["t"] - length + 1, length)]
+    """Return windows of so many steps from the end of the first cycle on; all steps, where not even one fits."""
+    first, steps = int(cycle_length(run)[0]), run.sizes["t"]
+    return [slice(a, a + length) for a in range(first, steps - length + 1, length)] or [slice(0, steps)]
 
 
 def excess(run: xr.Dataset, parts: list[slice], *, one_direction: bool = False) -> np.ndarray:
