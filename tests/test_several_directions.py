@@ -29,7 +29,7 @@ def world():
     values[:, 0], values[150:, 1] = EDGE, EDGE * (1 - 5e-4)
     predicting = np.ones(steps)
     predicting[[0, 1, 100, 200, 300]] = 0
-    trace = np.full(steps, np.trace(sigma))
+    trace = np.trace(sigma) * (1 + np.arange(steps) / steps)
     series = {
         "block_size": np.full(steps, K), "covariance_trace": trace, "delta_squared": trace / 2,
         "predicting": predicting,
@@ -40,7 +40,7 @@ def world():
         "predicted_error": np.arange(steps) % 100 / 100.0,
         "distance": np.full(steps, 2.0), "central_distance": np.full(steps, 0.01), "flow_distance": np.arange(steps),
     }  # fmt: skip
-    series["gd_loss"] = series["constrained_loss"] + 1.1 * trace / RATE
+    series["gd_loss"] = series["constrained_loss"] + np.where(np.arange(steps) < 150, 1.1, 0.9) * trace / RATE
     series["predicted_true_loss"] = series["gd_loss"]
     run = xr.Dataset({name: ("t", value) for name, value in series.items()}, {"t": np.arange(steps)})
     run["block_x"] = ("t", "direction"), np.einsum("tkp,tp->tk", vectors, v)
@@ -73,8 +73,8 @@ def test_windows_begin_with_the_second_cycle_and_do_not_overlap(world):
 
 def test_mean_excess_is_in_units_of_its_prediction(world):
     parts = quantities.windows(world[-1], 100)
-    np.testing.assert_allclose(quantities.excess(world[-1], parts), 1.1)
-    np.testing.assert_allclose(quantities.excess(world[-1], parts, one_direction=True), 2.2)
+    np.testing.assert_allclose(quantities.excess(world[-1], parts), [1.1, 0.9, 0.9])
+    np.testing.assert_allclose(quantities.excess(world[-1], parts, one_direction=True), [2.2, 1.8, 1.8])
 
 
 def test_critical_counts_what_is_at_the_edge(world):
@@ -107,7 +107,7 @@ def test_figures_draw_the_numbers(world):
     ]
     assert all(len(plotted_points(fig)) > 5 for fig in figures)
     heights = {color: set() for color in COLORS}
-    for _, curve, _, y in plotted_points(directions.excess([run], run, {100: 0.2, 200: 0.1})):
+    for _, curve, _, y in plotted_points(directions.excess([run], run, {100: 0.2, 50: 0.1})):
         heights[curve.split()[0]].add(round(y, 6))
-    assert (heights["constrained"], heights["single"]) == ({1.1}, {2.2})
+    assert (heights["constrained"], heights["single"]) == ({1.1, 0.9}, {2.2, 1.8})
     plt.close("all")
