@@ -107,7 +107,9 @@ def test_figures_draw_the_numbers(world):
     ]
     assert all(len(plotted_points(fig)) > 5 for fig in figures)
     heights = {color: set() for color in COLORS}
-    for _, curve, _, y in plotted_points(directions.excess([run], run, {100: 0.2, 50: 0.1})):
+    fig = directions.excess([run], run, {100: 0.2, 50: 0.1})
+    assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 2.2 for ax in fig.axes)
+    for _, curve, _, y in plotted_points(fig):
         heights[curve.split()[0]].add(round(y, 6))
     assert (heights["constrained"], heights["single"]) == ({1.1, 0.9}, {2.2, 1.8})
     plt.close("all")

@@ -23,7 +23,7 @@ def edge(run):
     block = run.block_eigenvalues.values / top
     for i in np.flatnonzero(np.isfinite(block).any(axis=0)):
         values.plot(t, block[:, i], color=SHADES[i], linewidth=1.8, zorder=5 - i)
-        begin = int(np.isfinite(block[:, i]).argmax())
+        begin = int(np.isfinite(block[:, i]).argmax()) if i else len(t) // 2
         name = rf"$\lambda_{i + 1}(\theta^\dagger)$"
         write(values, t[begin] + 0.015 * t[-1], block[begin, i] - 0.004, name, SHADES[i], va="top")
     write(values, 0.02, 0.94, "gradient descent", "gd", frame="axes")
@@ -96,10 +96,10 @@ def excess(runs, single, tolerances):
                 ax.plot([part.start, part.stop], [value] * 2, color=COLORS[color], linewidth=2, alpha=0.7)
         ax.axhspan(1 - tolerance, 1 + tolerance, color=SHADE, zorder=0)
         ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-        ax.set(xlabel=AFTER, title=f"Windows of {length} steps", ylim=(0, None))
+        ax.set(xlabel=AFTER, title=f"Windows of {length} steps")
     names = [(r"over $\delta^2/\eta$, one direction", "single"), (r"over $\mathrm{tr}\,\Sigma/\eta$", "constrained")]
     color_key(axes[0], names, y=0.3, fontsize=9.5)
-    axes[0].set_ylabel("mean excess loss")
+    axes[0].set(ylabel="mean excess loss", ylim=(0, None))
     return fig
 
 
