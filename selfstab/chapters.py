@@ -82,6 +82,11 @@ RUNS: dict[str, tuple[Run, ...]] = {
         *_rates("mlp-cifar10-cross-entropy", quick=(0.08,)),
         *_OTHER_NETWORKS,
     ),
+    "11_several_directions": (
+        Run("mlp-cifar10-directions"),
+        *_seeds("mlp-cifar10-directions"),
+        Run("mlp-cifar10-one-direction"),
+    ),
 }
 
 

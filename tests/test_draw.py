@@ -57,6 +57,17 @@ def test_two_directions_are_shaded_where_there_are_two(ax, until, shaded):
     assert spans == ([shaded] if shaded else [])
 
 
+@pytest.mark.parametrize("until", [-1, 4])
+def test_a_caption_says_where_several_directions_are_continued(shown, until):
+    """By the shading alone: no chapter writes it, and a figure without such steps does not have it."""
+    there, _ = shown
+    fig, axes = plt.subplots(1, 2)
+    draw.shade_two_directions(axes[1:], run_with(until=until))
+    draw.shade_steps(axes[:1], 0, 3)
+    there.figure(fig, "one", caption="One two three four five.", alt="One two three four five.")
+    assert (draw.CONTINUED in there.figures[0]["caption"]) == (until == 4)
+
+
 def test_two_step_means_lack_what_alternates():
     assert np.array_equal(draw.two_step_means(3 + (-1.0) ** np.arange(5)), np.full(4, 3.0))
 

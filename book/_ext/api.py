@@ -22,7 +22,7 @@ RINGS = {
     "eoslib.trajectories": "descent flow prediction approach assumptions variables state track programs",
     "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.matrix "
     "theory.families theory.coupling theory.orders "
-    "runs.files runs.compute runs.quantities page.page page.draw source",
+    "runs.files runs.compute runs.quantities page.page page.draw page.directions source",
 }
 
 

@@ -9,6 +9,8 @@ from selfstab.page.style import COLORS
 #: The axis of most figures, and what shades a part of one.
 AFTER = "step after the instability"
 SHADE = "#EFEFEF"
+#: Marks what is shaded where the second eigenvalue is at the edge, and says so below the figure.
+CONTINUED = "In the shaded steps more eigenvalues are near the edge: the chapter on several directions continues there."
 
 
 def write(ax, x, y, text, color="edge", *, frame="data", fontsize=9, **how) -> None:
@@ -44,16 +46,21 @@ def color_key(ax, names, *, x=0.98, y=0.95, gap=0.08, fontsize=8.5, **how) -> No
         write(ax, x, y - gap * row, text, color, frame="axes", fontsize=fontsize, ha="right", **how)
 
 
-def shade_steps(axes, start, stop) -> None:
+def shade_steps(axes, start, stop, **how) -> None:
     """Shade some steps in every panel."""
     for ax in axes:
-        ax.axvspan(start, stop, color=SHADE, zorder=0)
+        ax.axvspan(start, stop, color=SHADE, zorder=0, **how)
+
+
+def is_continued(fig) -> bool:
+    """Return whether a panel has steps that :func:`shade_two_directions` shaded."""
+    return any(patch.get_gid() == CONTINUED for ax in fig.axes for patch in ax.patches)
 
 
 def shade_two_directions(axes, run: xr.Dataset) -> None:
-    """Shade the steps at which the second eigenvalue is close to 2/η too."""
+    """Shade the steps at which the second eigenvalue is close to 2/η too; the caption says where they are continued."""
     if 0 <= (late := run.attrs["single_direction_until"]) < int(run.t[-1]):
-        shade_steps(axes, late, int(run.t[-1]))
+        shade_steps(axes, late, int(run.t[-1]), gid=CONTINUED)
 
 
 def two_step_means(series):

@@ -13,6 +13,7 @@ import xarray as xr
 from IPython.display import Markdown, display
 
 from selfstab import chapters, settings
+from selfstab.page.draw import CONTINUED, is_continued
 from selfstab.page.points import plotted_points
 from selfstab.page.style import style
 from selfstab.records.claims import SIGNS, judge
@@ -83,7 +84,7 @@ class Page:
             fig: The matplotlib figure.
             id: Short name, unique in the book.
             caption: To be read alone: what is drawn, and what it shows (MyST).  Where the runs are of another scale
-                than the page's, how they were recorded is added.
+                than the page's, how they were recorded is added; where several directions are shaded, who goes on.
             alt: What is seen, for a reader who does not see it.
             runs: Run datasets it was drawn from.
             above: What stands in small letters above the panels, after the scale of the runs; None: nothing.
@@ -96,6 +97,8 @@ class Page:
         if len(caption.split()) < 5 or len(alt.split()) < 5:
             raise ValueError(f"figure {id!r} needs a caption and an alt text of at least five words each")
         scale = runs[0].attrs["scale"] if runs else self.scale
+        if is_continued(fig):
+            caption += f" {CONTINUED}"
         if scale != self.scale:
             caption += f" {recording_note(*runs)}"
         if above is not None:

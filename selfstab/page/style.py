@@ -11,6 +11,8 @@ COLORS = {
     "predicted": "#009E73",
     "generalized": "#CC79A7",
     "flow": "#7F7F7F",
+    "central": "#56B4E9",
+    "single": "#6A3D9A",
     "edge": "#222222",
 }
 #: Shades for several learning rates in one figure, from large to small.
