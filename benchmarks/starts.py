@@ -92,7 +92,7 @@ def library_start(edge: Edge) -> Start:
     """The library's state at the instability: gradient descent moved along u by the setting's kick, θ† projected."""
     options = tracks.Options(kick=edge.setting.kick)
     rule = GradientDescent(edge.setting.learning_rate)
-    state, _ = tracks.start(edge.objective, rule, edge.theta, edge.eigenvector, options.kick)
+    state, _ = tracks.start(edge.objective, rule, edge.theta, edge.eigenvector, options)
     return Start(edge.setting, edge.objective, state, options)
 
 

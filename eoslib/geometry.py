@@ -108,7 +108,9 @@ class LocalGeometry(NamedTuple):
 
     def outside(self, w: Float[Array, "*batch p"]) -> Float[Array, "*batch p"]:
         """Return P⊥w = w − UᵀU w."""
-        return w - inner(w[..., None, :], self.vectors) @ self.vectors
+        us = self.vectors  # a product of matrices is exact to rounding where neither is a single row
+        within = w @ us.T if w.ndim == 2 and min(len(w), len(us)) > 1 else inner(w[..., None, :], us)
+        return w - within @ us
 
     @property
     def across(self) -> Float[Array, "n p"]:

@@ -196,7 +196,7 @@ _TABLE: dict[str, dict[str, dict]] = {
 _TABLE |= {
     f"mlp-cifar10-{kind}": {
         scale: row | dict(restart_every=100, transport=0, strided=0, **extra, tracked_steps=steps)
-        for (scale, row), steps in zip(_TABLE["mlp-cifar10"].items(), (50, 1000, 2000), strict=True)
+        for (scale, row), steps in zip(_TABLE["mlp-cifar10"].items(), (50, 900, 2000), strict=True)
     }
     for kind, extra in {"directions": dict(directions=6), "one-direction": {}}.items()
 }

@@ -36,13 +36,26 @@ COMPILE_BOUND = {
     for name in (
         "objective", "position", "eigen", "geometry", "sharpness", "rules", "loops", "stable_set", "constrained",
         "optax", "descent", "flow", "approach", "prediction", "track", "assumptions", "variables", "contracts", "runs",
-        "criteria", "reference", "claims", "fuzz", "users_code", "ordinary_tracks",
+        "criteria", "reference", "claims", "fuzz", "users_code", "ordinary_tracks", "complementarity",
+        "directions",
     )
 }  # fmt: skip
 
 
 #: What takes longest goes first, so that no worker is left alone with it: a worker takes a file at a time.
-LONGEST = ("notebooks", "pages", "networks", "workflow", "lab", "site", "track", "runs", "claims", "reference")
+LONGEST = (
+    "notebooks",
+    "pages",
+    "networks",
+    "workflow",
+    "lab",
+    "site",
+    "track",
+    "runs",
+    "claims",
+    "reference",
+    "directions",
+)
 
 
 def pytest_collection_modifyitems(items):

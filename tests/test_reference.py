@@ -161,7 +161,7 @@ def both():
         assert approach.status == EdgeStatus.REACHED
         options = states.Options(kick=0.5, chunk=STEPS // 2)
         rule = GradientDescent(NETWORK_RATE)
-        start, _ = states.start(objective, rule, approach.theta, approach.eigenvector, options.kick)
+        start, _ = states.start(objective, rule, approach.theta, approach.eigenvector, options)
         state, parts = start, []
         for _ in range(2):
             state, series, _ = states.advance(objective, rule, state, options.chunk, options)
