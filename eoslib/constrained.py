@@ -200,5 +200,5 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
         ConstrainedStatus.BENT: jnp.trace(solved.value) > 0,
     }
     status = jnp.select(list(cases.values()), list(cases), ConstrainedStatus.BELOW).astype(jnp.int32)
-    residual = solved.residual.astype(dtype)
+    residual = solved.residual.astype(dtype) if k > 1 else jnp.zeros((), dtype)
     return following, ConstrainedRecord(theta, geometry, status, solved.value, residual, overlap, rounds - 1, products)

@@ -25,6 +25,7 @@ from eoslib.trajectories import track
 from eoslib.trajectories.central import CentralState, central_flow_step
 from eoslib.trajectories.prediction import block_predicted_step, generalized_predicted_step
 from eoslib.trajectories.state import Options
+from eoslib.trajectories.variables import VARIABLES
 
 ETA, SIZE = 0.02, 70
 EDGE = 2 / ETA
@@ -421,6 +422,9 @@ def test_a_track_records_the_block_and_a_cut_off_one_goes_on_to_the_same_numbers
     np.testing.assert_allclose(np.trace(data.covariance.fillna(0).values, axis1=1, axis2=2), data.covariance_trace)
     np.testing.assert_allclose((data.block_x**2).sum("direction")[0], (data.block_x.values[0, : sizes[0]] ** 2).sum())
     np.testing.assert_allclose(data.block_eigenvalues[:, 0], data.constrained_sharpness, rtol=1e-12)
+    for row in VARIABLES:
+        if row.place.removeprefix("norm of ").startswith(("block.", "central.")) or "direction" in row.dims:
+            assert data[row.name].dims == row.dims
     assert float(data.violation.max()) <= 2e-5
     assert (np.diff(data.constrained_loss) < 0).all()
     assert float(data.unsolved.max()) <= 1e-10

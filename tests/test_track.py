@@ -311,7 +311,7 @@ def test_toy_flow(toy):
 
 
 def test_what_was_not_asked_for_is_not_there(toy, tracked):
-    extra = {"generalized_x", "transport", "eigenvalues"}
+    extra = {"generalized_x", "transport", "rho3"}
     assert not extra & set(toy.variables)
     assert extra <= set(tracked[0].variables)
     assert set(tracked[0].sizes) == {"t", "interval", "stride", "pair", "offset"}

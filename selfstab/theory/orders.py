@@ -24,6 +24,7 @@ from jax import Array
 
 from eoslib import rules
 from eoslib.complementarity import smat, svec
+from eoslib.geometry import epsilon
 from selfstab.theory.coupling import ROUNDS
 from selfstab.theory.families import Jet
 
@@ -121,7 +122,7 @@ def _largest(draw, alpha, steps, k, learning_rate, start) -> BlockErrors:
     twin = v * (1 + 1e-7 * delta / jnp.linalg.norm(v))  # the square of the change is above rounding
     start = (v, origin, block, v, twin, jnp.full(6, -jnp.inf, v.dtype))
     *worst, smallest = jax.lax.fori_loop(0, steps, advance, start)[-1]
-    return BlockErrors(*worst, -smallest, learning_rate * jnp.sqrt(alpha), delta)
+    return BlockErrors(*worst, -smallest, epsilon(alpha, learning_rate), delta)
 
 
 _side_by_side = jax.jit(jax.vmap(_largest, (0, None, None, None, None, None)), static_argnums=3)
