@@ -25,6 +25,7 @@ import jax
 from agreement import agreement
 from compiling import SECONDS, compiling, convolution, every_network
 from memory import memory
+from several import several
 from starts import BEGUN, PAPER, SEED, SMALL, Size, instability, library_start, say
 from timing import (
     constrained_steps,
@@ -52,6 +53,9 @@ def targets(found: dict) -> list[dict]:
         ("constrained_step_ratio", "at least", 8.0),
         ("peak_rss_ratio", "at most", 1.0),
         ("max_constraint_violation", "at most", 1e-4),
+        ("several_step_gradients", "at most", 12.0),
+        ("several_violation", "at most", 1e-4),
+        ("several_memory_ratio", "at most", 1.3),
         ("constrained_loss_difference", "at most", 1e-5),
         ("constrained_distance_delta", "at most", 1e-3),
         ("samples_exponent", "at most", 1.05),
@@ -81,6 +85,7 @@ def measure(size: Size) -> dict:
     constrained = constrained_steps(start, size)
     say("whole tracked steps (the first of each side compiles)")
     tracked = tracked_steps(start, size)
+    more = several(edge, size)
     say(f"the two constrained trajectories over {size.common_steps} steps")
     common = agreement(start, size)
     say("the machine's peak, growth with the number of samples and with the width")
@@ -109,6 +114,9 @@ def measure(size: Size) -> dict:
         "max_constraint_violation": tracked["max_violation"],
         "constrained_loss_difference": common["loss_difference"],
         "constrained_distance_delta": common["distance_delta"],
+        "several_step_gradients": more["several"]["gradients"],
+        "several_violation": more["several"]["violation"],
+        "several_memory_ratio": more["several"]["temporary_bytes"] / more["one"]["temporary_bytes"],
         "samples_exponent": max(samples["gradient_exponent"], samples["cubic_exponent"]),
         "compiling_ratio": compiled_in["1-D convolution"]["ratio"],
     }
@@ -118,6 +126,7 @@ def measure(size: Size) -> dict:
         "constrained_step_s": constrained,
         "tracked_step": tracked,
         "agreement": common,
+        "several": more,
         "tracked_step_profile_gradients": profile(evaluated, tracked),
         "peak_rss_bytes": used,
         "matmul_operations_per_second": peak,
@@ -150,6 +159,9 @@ def table(found: dict) -> str:
     row("reference: constrained step", constrained["reference"], constrained["reference"] / constrained["gradient"])
     row("whole tracked step", tracked["eoslib_s"], tracked["eoslib_gradients"])
     row("reference: whole tracked step", tracked["reference_s"], tracked["reference_gradients"])
+    for name in ("several", "one"):
+        side = found["several"][name]
+        row(f"three eigenvalues at the edge: {name}", side["gradients"] * unit, side["gradients"])
     lines += ["", "a tracked step's gradients, from counts and costs above"]
     lines += [f"  {name:58s}{value:6.2f}" for name, value in found["tracked_step_profile_gradients"].items()]
     lines.append("")

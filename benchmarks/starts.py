@@ -34,11 +34,12 @@ class Size(NamedTuple):
     exact_steps: int  # over which both are compared with exact projections
     samples: tuple[int, ...]
     widths: tuple[int, ...]
+    late: int  # most steps past the instability at which several directions are timed
     matmul: int  # side of the matrices that measure the machine's peak
 
 
-PAPER = Size("paper", 5, 2, 2, 10, 50, 2, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 4096)
-SMALL = Size("test", 3, 2, 2, 4, 10, 5, (50, 100, 200), (8, 16, 32), 512)
+PAPER = Size("paper", 5, 2, 2, 10, 50, 2, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 1000, 4096)
+SMALL = Size("test", 3, 2, 2, 4, 10, 5, (50, 100, 200), (8, 16, 32), 100, 512)
 
 BEGUN = time.perf_counter()
 
