@@ -45,8 +45,8 @@ def test_the_cubic_force_with_the_wrong_sign_is_seen(tmp_path, monkeypatch):
 def test_a_learning_rate_twice_too_large_is_seen(tmp_path, monkeypatch):
     right = state.gradient_descent_step
 
-    def twice(objective, rule, at):
-        return right(objective, GradientDescent(2 * rule.learning_rate), at)
+    def twice(objective, rule, at, **options):
+        return right(objective, GradientDescent(2 * rule.learning_rate), at, **options)
 
     monkeypatch.setattr(state, "gradient_descent_step", twice)
     assert failing("04_constrained_trajectory", tmp_path, monkeypatch) == CLAIMS["04_constrained_trajectory"]

@@ -20,6 +20,8 @@ from selfstab.records.words import escaped, provenance_line
 COMPUTED_BY = {row.name: f"eoslib.{row.source}" for row in VARIABLES if len(row.name) > 1}
 #: Where functions draw, store and describe, and compute nothing that a figure shows.
 NOT_NUMERICAL = ("selfstab.page", "selfstab.records", "selfstab.runs", "selfstab.settings", "selfstab.chapters")
+#: But what is read off a run may be named in them alone.
+DRAWING = ("selfstab.page.", "selfstab.runs.quantities")
 PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 
@@ -34,6 +36,30 @@ def bound(statement: ast.stmt) -> set[str]:
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def origins(statements: list[ast.stmt]) -> dict[str, str]:
+    """Names that are imported from the two packages, with what they stand for."""
+    return {
+        alias.asname or alias.name: f"{statement.module}.{alias.name}"
+        for statement in statements
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").split(".")[0] in source.PACKAGES
+        for alias in statement.names
+    }
+
+
+def drawn(statements: list[ast.stmt], places: dict[str, str]) -> list[ast.stmt]:
+    """Functions of the drawing modules that statements call, and those that these call: what they read off a run."""
+    found = []
+    for node in (node for statement in statements for node in ast.walk(statement)):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        place = places.get(node.value.id, "")
+        if place.startswith(DRAWING) and (file := source.file_of(place)):
+            body = ast.parse(file.read_text(encoding="utf-8")).body
+            called = [each for each in body if isinstance(each, ast.FunctionDef) and each.name == node.attr]
+            found += [*called, *drawn(called, origins(body))]
+    return found
 
 
 def rests_on(cells: list[str]) -> list[str]:
@@ -54,16 +80,13 @@ def rests_on(cells: list[str]) -> list[str]:
         loaded = {node.id for statement in ahead for node in ast.walk(statement) if isinstance(node, ast.Name)} - meant
         meant |= loaded
         ahead = [statement for statement in earlier if statement not in used and bound(statement) & loaded]
-    places = {
-        alias.asname or alias.name: f"{statement.module}.{alias.name}"
-        for statement in used
-        if isinstance(statement, ast.ImportFrom) and statement.module.split(".")[0] in source.PACKAGES
-        for alias in statement.names
-    }
+    used = sorted(used, key=(earlier + used).index)
+    places = origins(used)
+    used += drawn(used, places)
     places = {name: place for name, place in places.items() if not place.startswith(NOT_NUMERICAL)}
     modules = {name for name, place in places.items() if source.file_of(place)}
     found = []
-    for node in (node for statement in sorted(used, key=(earlier + used).index) for node in ast.walk(statement)):
+    for node in (node for statement in used for node in ast.walk(statement)):
         word = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             found.append(f"{places[node.value.id]}.{word}")
