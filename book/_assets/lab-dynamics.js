@@ -116,20 +116,15 @@ const EosDynamics = (function () {
 
   /** Iterate `pairStep` from z0 and Y = 0: arrays z, y, the start first; mean, top: means of zzᵀ and λ_max(Y) so far; a status. */
   function pairIterate(p, steps) {
-    let state = { z: p.z0, y: [0, 0, 0] };
-    let sums = [0, 0, 0, 0];
-    const [z, y, mean, top] = [[], [], [], []];
-    for (let t = 0; t <= steps; t += 1) {
-      if (![...state.z, ...state.y].every((v) => Math.abs(v) <= 1e6)) return { z, y, mean, top, status: "diverged" };
+    const orbit = { z: [], y: [], mean: [], top: [], status: "finished" };
+    let [state, sums] = [{ z: p.z0, y: [0, 0, 0] }, [0, 0, 0, 0]];
+    for (let t = 0; t <= steps; t += 1, state = pairStep(state, p)) {
+      if (![...state.z, ...state.y].every((v) => Math.abs(v) <= 1e6)) return { ...orbit, status: "diverged" };
       sums = [...square(state.z), pairTop(state.y)].map((v, i) => sums[i] + v);
-      const means = sums.map((v) => v / (t + 1));
-      z.push(state.z);
-      y.push(state.y);
-      mean.push(means.slice(0, 3));
-      top.push(means[3]);
-      state = pairStep(state, p);
+      const [top, ...mean] = [sums[3], ...sums.slice(0, 3)].map((v) => v / (t + 1));
+      for (const [name, value] of Object.entries({ ...state, mean, top })) orbit[name].push(value);
     }
-    return { z, y, mean, top, status: "finished" };
+    return orbit;
   }
 
   /** λ_max of a symmetric matrix. */

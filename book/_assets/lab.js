@@ -501,7 +501,7 @@
   /** Two directions at the edge: the orbit of z, the cone in which zzᵀ averages to Σ, and both means in numbers. */
   class PairLab {
     constructor(root) {
-      Object.assign(this, { root, t: PAIR_STEPS, last: 0, settings: { ...PAIR_BASE }, boxes: {} });
+      Object.assign(this, { root, settings: { ...PAIR_BASE }, boxes: {} });
       this.refresh = oncePerFrame(() => this.showNow());
       this.live = announcer("lab-pair");
       this.sliders = PAIR.map((each) => control("lab-pair", each, (value) => this.change({ [each.key]: value })));
@@ -513,7 +513,7 @@
       this.scrub.output.className = "lab-clock";
       this.note = element("p", { class: "lab-note" });
       this.values = element("div", { class: "lab-values" });
-      const figures = [figure(this.boxes, "pair-orbit", "Orbit", "z₁ and z₂; solid ellipse ⟨zzᵀ⟩, dashed Σ"),
+      const figures = [figure(this.boxes, "pair-orbit", "Orbit", "z₁ against z₂, up to step t"),
         figure(this.boxes, "pair-cone", "Section of the cone", "zzᵀ/|z|² on the rim; ⟨zzᵀ⟩ dot, Σ ring")];
       root.replaceChildren(group("lab-transport", "Run, two directions", this.scrub.input, this.scrub.output),
         element("div", { class: "lab-pictures" }, ...figures, element("div", { class: "lab-controls" },
@@ -526,15 +526,12 @@
       root.setAttribute("data-ready", "true");
     }
 
-    /** Compute the run with some settings changed; a cursor at the end stays there. */
+    /** Compute the run with some settings changed, and show its end. */
     change(settings) {
       const p = this.problem = dynamics.pairProblem(Object.assign(this.settings, settings));
-      const atEnd = this.t >= this.last;
       this.orbit = dynamics.pairIterate(p, PAIR_STEPS);
-      this.last = this.orbit.z.length - 1;
-      this.t = atEnd ? this.last : Math.min(this.t, this.last);
+      this.t = this.last = this.scrub.input.max = this.orbit.z.length - 1;
       this.top = Math.min(1.08 * largest(this.orbit.z.flat()), 12);
-      this.scrub.input.max = this.last;
       PAIR.forEach(({ key }, i) => this.sliders[i].show(this.settings[key]));
       this.note.textContent = this.orbit.status === "finished" ? "" : `This orbit diverges at step ${this.last + 1}: the spikes grow.`;
       if (this.root.dataset.ready) this.live.say(this.describe()); // nothing before a reader has touched it
@@ -548,8 +545,8 @@
 
     /** Distance of the mean of zzᵀ so far from Σ, relative to Σ. */
     apart() {
-      const [mean, { sigma }] = [this.orbit.mean[this.t], this.problem];
-      return Math.hypot(...mean.map((v, i) => v - sigma[i])) / Math.hypot(...sigma);
+      const { t, orbit: { mean }, problem: { sigma } } = this;
+      return Math.hypot(...mean[t].map((v, i) => v - sigma[i])) / Math.hypot(...sigma);
     }
 
     describe() {
@@ -577,17 +574,9 @@
     }
 
     orbitLook() {
-      const { orbit: { z, mean }, problem: { sigma } } = this;
-      const circle = Array.from({ length: 91 }, (_, i) => [Math.cos(i * Math.PI / 45), Math.sin(i * Math.PI / 45)]);
-      /** Where uᵀM⁻¹u = 1, by Cholesky's factor of M. */
-      const ellipse = ([a, b, c]) => {
-        const side = b / Math.sqrt(2 * a);
-        return circle.map(([u, v]) => [Math.sqrt(a) * u, side * u + Math.sqrt(Math.max(0, c - side * side)) * v]);
-      };
+      const { orbit: { z } } = this;
       const before = (pen) => {
         pen.path(z.slice(0, this.t + 1), { stroke: "gd", width: 1, alpha: 0.6 });
-        pen.path(ellipse(mean[this.t]), { stroke: "good", width: 2 });
-        pen.path(ellipse(sigma), { stroke: "constrained", width: 2, dash: [5, 4] });
         pen.disc(z[this.t], 5.5, NOW);
       };
       const behind = (pen) => pen.path(z, { stroke: "gd", alpha: 0.15 });
