@@ -164,8 +164,12 @@ def test_orbit_of_two_directions_equals_the_library(compute, changed):
 
 
 def test_covariance_of_two_directions_solves_the_complementarity_problem(compute):
+    """With the 𝒢 that the page describes: g² times what is off the diagonal."""
     for changed in ({}, dict(coupling=0.5, second=1.0), dict(second=-0.5)):
         p, problem = pair_problem(compute, **changed)
+        held = p["gram"] @ np.asarray(matrix.svec(jnp.array([[2.0, 3.0], [3.0, 5.0]])))
+        square = (PAIR | changed)["coupling"] ** 2
+        np.testing.assert_allclose(matrix.smat(jnp.array(held)), [[2, 3 * square], [3 * square, 5]], rtol=1e-12)
         np.testing.assert_allclose(p["sigma"], matrix.svec(matrix.covariance(**problem)), rtol=0, atol=1e-9)
 
 
