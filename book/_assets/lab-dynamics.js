@@ -2,7 +2,8 @@
  *
  * One pure function, `step`, maps (x, y) to its successor; everything else here is computed from it or from a closed
  * formula.  x is the displacement along the top eigenvector, y = S − 2/η the excess sharpness.  The same map is
- * `selfstab.theory.reduced.reduced_step`; a test compares the two.
+ * `selfstab.theory.reduced.reduced_step`; a test compares the two.  Two directions, `pairStep`, are
+ * `selfstab.theory.matrix.step` with k = 2; symmetric matrices M are written (M₁₁, √2 M₁₂, M₂₂), as by its `svec`.
  */
 const EosDynamics = (function () {
   "use strict";
@@ -98,6 +99,43 @@ const EosDynamics = (function () {
     return { x, y, status: "finished" };
   }
 
-  return { step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, conserved, stages, peak, restPoint, smallPeriod };
+  const root2 = Math.SQRT2;
+  const square = ([a, b]) => [a * a, root2 * a * b, b * b];
+
+  /** One step of the map of two directions; p = {eta, damping, sharpening: A (3), gram: 𝒢 (3 rows of 3)}:
+   *   z' = (I + ηY) z,    Y' = (1 − damping) Y + η (A − ½𝒢[zzᵀ])
+   */
+  function pairStep({ z, y }, p) {
+    const [[a, b], [top, side, low], outer] = [z, y, square(z)];
+    const held = p.gram.map((row) => row.reduce((sum, g, j) => sum + g * outer[j], 0) / 2);
+    return {
+      z: [a + p.eta * (top * a + (side / root2) * b), b + p.eta * ((side / root2) * a + low * b)],
+      y: y.map((v, i) => (1 - p.damping) * v + p.eta * (p.sharpening[i] - held[i])),
+    };
+  }
+
+  /** Iterate `pairStep` from z0 and Y = 0: arrays z, y, the start first; mean, top: means of zzᵀ and λ_max(Y) so far; a status. */
+  function pairIterate(p, steps) {
+    const orbit = { z: [], y: [], mean: [], top: [], status: "finished" };
+    let [state, sums] = [{ z: p.z0, y: [0, 0, 0] }, [0, 0, 0, 0]];
+    for (let t = 0; t <= steps; t += 1, state = pairStep(state, p)) {
+      if (![...state.z, ...state.y].every((v) => Math.abs(v) <= 1e6)) return { ...orbit, status: "diverged" };
+      sums = [...square(state.z), pairTop(state.y)].map((v, i) => sums[i] + v);
+      const [top, ...mean] = [sums[3], ...sums.slice(0, 3)].map((v) => v / (t + 1));
+      for (const [name, value] of Object.entries({ ...state, mean, top })) orbit[name].push(value);
+    }
+    return orbit;
+  }
+
+  /** λ_max of a symmetric matrix. */
+  const pairTop = ([a, b, c]) => (a + c + Math.hypot(a - c, root2 * b)) / 2;
+
+  /** The lab's problem: A = diag(1, second), 𝒢 = diag(1, coupling², 1) in these coordinates, and its Σ. */
+  const pairProblem = ({ eta, damping, coupling, second, z0 }) => ({
+    eta, damping, z0, sharpening: [1, 0, second], gram: [[1, 0, 0], [0, coupling * coupling, 0], [0, 0, 1]],
+    sigma: [2, 0, 2 * Math.max(second, 0)],
+  });
+
+  return { pairStep, pairIterate, pairTop, pairProblem, step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, conserved, stages, peak, restPoint, smallPeriod };
 })();
 if (typeof module === "object") module.exports = EosDynamics;

@@ -47,6 +47,16 @@
       note: "Where the gradient flow would lower the sharpness there is nothing to balance: one burst, and then y falls for good." },
   ];
 
+  // Two directions: A = diag(1, α₂), so that ε = η
+  const PAIR = [
+    { key: "eta", symbol: "ε = η", name: "learning rate", low: 0.005, high: 0.1, log: true },
+    { key: "coupling", symbol: "g", name: "coupling of the two", low: 0, high: 2, step: 0.05 },
+    { key: "second", symbol: "α₂", name: "sharpening of the second", low: -0.5, high: 1, step: 0.05 },
+    { key: "damping", symbol: "d", name: "damping of Y per step", low: 0, high: 0.1, step: 0.001 },
+  ];
+  const PAIR_BASE = { eta: 0.05, coupling: 1.4, second: 0.6, damping: 0.005, z0: [0.5, 0.3] };
+  const PAIR_STEPS = 4000;
+
   const ICONS = {
     reset: "M3 3v10M13.5 3v10L5.5 8z", back: "M11.5 3v10L4.5 8z", play: "M4 2v12l10-6z", step: "M4.5 3v10l7-5z",
     pause: "M3.5 2.5h3.4v11H3.5zM9.1 2.5h3.4v11H9.1z", next: "M2.5 3v10l6-5zM8.5 3v10l6-5z",
@@ -65,6 +75,23 @@
     node.title = label;
     node.setAttribute("aria-label", label);
     node.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${ICONS[icon]}"/></svg>`;
+  }
+
+  /** A slider for a parameter; `act` gets its value. */
+  function control(prefix, { key, symbol, name, low, high, log, step }, act) {
+    const [to, from] = log ? [Math.log10, (v) => 10 ** v] : [Number, Number];
+    const limits = { class: "lab-range", min: to(low), max: to(high), step: log ? 0.005 : step };
+    // At the ends of a logarithmic slider the exact bound; in between four digits are what a link should carry.
+    const { box, set } = slider(`${prefix}-${key}`, "lab-control", [element("i", {}, symbol), ` ${name}`], limits,
+      (raw) => act(clamp(Number(from(raw).toPrecision(4)), low, high)));
+    return { box, show: (value) => set(to(value), show(value)) };
+  }
+
+  /** A picture's box, kept in `boxes`, with its caption. */
+  function figure(boxes, id, title, hint, ...inside) {
+    const box = boxes[id] = element("div", { id: `lab-${id}`, class: "plots", role: "img" }, ...inside);
+    const caption = element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint));
+    return element("figure", { class: `lab-figure lab-figure-${id}` }, caption, box);
   }
 
   // --------------------------------------------------------------------------------------------- state and its address
@@ -134,17 +161,13 @@
         this.pictures.push(new window.EosPicture(box, this.colour, look));
         return box;
       };
-      const figure = (id, title, hint, ...inside) => {
-        const box = this.boxes[id] = element("div", { id: `lab-${id}`, class: "plots", role: "img" }, ...inside);
-        const caption = element("figcaption", {}, element("b", {}, title), " ", element("span", {}, hint));
-        return element("figure", { class: `lab-figure lab-figure-${id}` }, caption, box);
-      };
       const row = (name, level) => element("div", { class: "lab-row" },
         element("p", {}, element("b", {}, name), element("span", {}, level)), picture(element("div"), () => this.seriesLook(name)));
       const figures = [
-        figure("phase", "Phase plane", "size of the oscillation against excess sharpness"),
-        figure("valley", "The valley from above", "contours of the loss; dark is high"),
-        figure("series", "In time", "drag to move in time", row("x", "±δ"), row("sharpness", "2/η"), row("loss", "x²/η")),
+        figure(this.boxes, "phase", "Phase plane", "size of the oscillation against excess sharpness"),
+        figure(this.boxes, "valley", "The valley from above", "contours of the loss; dark is high"),
+        figure(this.boxes, "series", "In time", "drag to move in time",
+          row("x", "±δ"), row("sharpness", "2/η"), row("loss", "x²/η")),
       ];
       picture(this.boxes.phase, () => this.phaseLook());
       picture(this.boxes.valley, () => this.valleyLook());
@@ -152,16 +175,10 @@
     }
 
     buildControls() {
-      this.sliders = PARAMETERS.map(({ key, symbol, name, low, high, log, step }) => {
-        const [to, from] = log ? [Math.log10, (v) => 10 ** v] : [Number, Number];
-        const limits = { class: "lab-range", min: to(low), max: to(high), step: log ? 0.005 : step };
-        const { box, set } = slider(`lab-${key}`, "lab-control", [element("i", {}, symbol), ` ${name}`], limits, (raw) => {
-          Object.assign(this, { preset: null, until: 0 });
-          // At the ends of a logarithmic slider the exact bound; in between four digits are what a link should carry.
-          this.change({ [key]: clamp(Number(from(raw).toPrecision(4)), low, high) });
-        });
-        return { box, show: () => set(to(this.settings[key]), show(this.settings[key])) };
-      });
+      this.sliders = PARAMETERS.map((each) => control("lab", each, (value) => {
+        Object.assign(this, { preset: null, until: 0 });
+        this.change({ [each.key]: value });
+      }));
       const options = (id, label, values, unit, act) =>
         choice(`lab-${id}`, "lab-control lab-choice", label, values.map((v) => [v, `${v}${unit}`]), act);
       this.horizon = options("n", "steps computed", HORIZONS, "", (n) => this.change({ n }));
@@ -227,7 +244,7 @@
       this.yTop = clamp(1.08 * largest(y), 1.2 * Math.max(0.224, height), 14 * Math.max(0.5, height));
       this.root.toggleAttribute("data-no-radius", !(p.alpha > 0)); // no δ to name beside the x in time
       this.scrub.input.max = this.last;
-      for (const each of this.sliders) each.show();
+      PARAMETERS.forEach(({ key }, i) => this.sliders[i].show(p[key]));
       this.horizon.select.value = p.n;
       press(this.chips, (each) => each === this.preset);
       const own = this.orbit.status === "diverged" ? `This orbit diverges at step ${this.last + 1}: the picture ends there.`
@@ -481,6 +498,114 @@
     }
   }
 
-  const root = document.getElementById("lab");
+  /** Two directions at the edge: the orbit of z, the cone in which zzᵀ averages to Σ, and both means in numbers. */
+  class PairLab {
+    constructor(root) {
+      Object.assign(this, { root, settings: { ...PAIR_BASE }, boxes: {} });
+      this.refresh = oncePerFrame(() => this.showNow());
+      this.live = announcer("lab-pair");
+      this.sliders = PAIR.map((each) => control("lab-pair", each, (value) => this.change({ [each.key]: value })));
+      this.scrub = slider("lab-pair-t", "", [], { class: "lab-range lab-scrub", "aria-label": "Step t, two directions" }, (t) => {
+        this.t = t;
+        this.live.say(this.describe());
+        this.refresh();
+      });
+      this.scrub.output.className = "lab-clock";
+      this.note = element("p", { class: "lab-note" });
+      this.values = element("div", { class: "lab-values" });
+      const figures = [figure(this.boxes, "pair-orbit", "Orbit", "z₁ against z₂, up to step t"),
+        figure(this.boxes, "pair-cone", "Section of the cone", "zzᵀ/|z|² on the rim; ⟨zzᵀ⟩ dot, Σ ring")];
+      root.replaceChildren(group("lab-transport", "Run, two directions", this.scrub.input, this.scrub.output),
+        element("div", { class: "lab-pictures" }, ...figures, element("div", { class: "lab-controls" },
+          ...this.sliders.map(({ box }) => box))), this.note, this.values, this.live.node);
+      const colour = palette(root);
+      this.pictures = [["pair-orbit", () => this.orbitLook()], ["pair-cone", () => this.coneLook()]]
+        .map(([id, look]) => new window.EosPicture(this.boxes[id], colour, look));
+      restyled(root, () => this.repaint());
+      this.change({});
+      root.setAttribute("data-ready", "true");
+    }
+
+    /** Compute the run with some settings changed, and show its end. */
+    change(settings) {
+      const p = this.problem = dynamics.pairProblem(Object.assign(this.settings, settings));
+      this.orbit = dynamics.pairIterate(p, PAIR_STEPS);
+      this.t = this.last = this.scrub.input.max = this.orbit.z.length - 1;
+      this.top = Math.min(1.08 * largest(this.orbit.z.flat()), 12);
+      PAIR.forEach(({ key }, i) => this.sliders[i].show(this.settings[key]));
+      this.note.textContent = this.orbit.status === "finished" ? "" : `This orbit diverges at step ${this.last + 1}: the spikes grow.`;
+      if (this.root.dataset.ready) this.live.say(this.describe()); // nothing before a reader has touched it
+      this.repaint();
+    }
+
+    repaint() {
+      for (const picture of this.pictures) picture.stale = true;
+      this.refresh();
+    }
+
+    /** Distance of the mean of zzᵀ so far from Σ, relative to Σ. */
+    apart() {
+      const { t, orbit: { mean }, problem: { sigma } } = this;
+      return Math.hypot(...mean[t].map((v, i) => v - sigma[i])) / Math.hypot(...sigma);
+    }
+
+    describe() {
+      return `Step ${this.t}: the mean of z z transposed is ${show(100 * this.apart(), 2)} percent from Sigma, ` +
+        `mean largest eigenvalue of Y ${show(this.orbit.top[this.t], 2)}. ${this.note.textContent}`;
+    }
+
+    showNow() {
+      const { t, orbit: { z, y, top }, settings: { eta } } = this;
+      this.values.replaceChildren(quantities("At this step", "lab-pair", 4, [["step", "step t", t], ["z1", "z₁", z[t][0]], ["z2", "z₂", z[t][1]],
+        ["now", "λ_max(Y)", dynamics.pairTop(y[t])]]), quantities("Means up to this step", "lab-pair", 4, [
+        ["apart", "‖⟨zzᵀ⟩ − Σ‖ / ‖Σ‖", this.apart()], ["top", "⟨λ_max(Y)⟩", top[t]], ["sharpness", "2/η + ⟨λ_max(Y)⟩", 2 / eta + top[t]],
+        ["edge", "threshold 2/η", 2 / eta]]));
+      this.scrub.set(t, `t = ${t}`, `step ${t} of ${this.last}`);
+      for (const picture of this.pictures) picture.paint();
+      this.boxes["pair-orbit"].setAttribute("aria-label", `Orbit in the plane of z₁ and z₂. ${this.describe()}`);
+      this.boxes["pair-cone"].setAttribute("aria-label", `Disk of symmetric 2 by 2 matrices of trace 1. ${this.describe()}`);
+    }
+
+    /** Ranges, ±`size` at least, with one scale on both axes. */
+    square({ clientWidth, clientHeight }, size) {
+      const ratio = (clientWidth - 66) / (clientHeight - 46);
+      const [wide, high] = [size * Math.max(1, ratio), size * Math.max(1, 1 / ratio)];
+      return { x: [-wide, wide], y: [-high, high] };
+    }
+
+    orbitLook() {
+      const { orbit: { z } } = this;
+      const before = (pen) => {
+        pen.path(z.slice(0, this.t + 1), { stroke: "gd", width: 1, alpha: 0.6 });
+        pen.disc(z[this.t], 5.5, NOW);
+      };
+      const behind = (pen) => pen.path(z, { stroke: "gd", alpha: 0.15 });
+      return { ...this.square(this.boxes["pair-orbit"], this.top), xName: "z₁", yName: "z₂", behind, before };
+    }
+
+    coneLook() {
+      const { orbit: { z, mean }, problem: { sigma } } = this;
+      const place = ([a, b, c]) => [(a - c) / (a + c), (Math.SQRT2 * b) / (a + c)];
+      const rim = ([a, b]) => place([a * a, Math.SQRT2 * a * b, b * b]);
+      const behind = (pen) => {
+        const around = Array.from({ length: 181 }, (_, i) => rim([Math.cos(i * Math.PI / 180), Math.sin(i * Math.PI / 180)]));
+        pen.path(around, { fill: "lab-stage1", stroke: "ink-soft", width: 1.2 });
+        pen.text("first only", [1, 0], [-9, 0], { align: "right" });
+        pen.text("second only", [-1, 0], [9, 0]);
+      };
+      const before = (pen) => {
+        for (const each of z.slice(Math.max(0, this.t - 300), this.t)) pen.disc(rim(each), 2.5, { fill: "gd", alpha: 0.12 });
+        pen.path(mean.slice(0, this.t + 1).map(place), { stroke: "good", width: 1.2 });
+        pen.disc(rim(z[this.t]), 5.5, NOW);
+        pen.disc(place(sigma), 7, { stroke: "constrained", width: 2 });
+        pen.text("Σ", place(sigma), [11, -11], { size: 12, weight: 600, colour: "constrained" });
+        pen.disc(place(mean[this.t]), 4, { fill: "good" });
+      };
+      return { ...this.square(this.boxes["pair-cone"], 1.12), xName: "(z₁² − z₂²)/|z|²", yName: "2z₁z₂/|z|²", behind, before };
+    }
+  }
+
+  const [root, pair] = ["lab", "lab-pair"].map((id) => document.getElementById(id));
   if (root) window.eosLab = new Lab(root);
+  if (pair) window.eosPairLab = new PairLab(pair);
 })();

@@ -1,8 +1,8 @@
 """The self-stabilization lab's place in the book: its scripts on its page only, and a still figure that needs none.
 
-Directives: ``{lab}`` (the interactive part; its words for readers without scripts) and ``{lab-still}`` (the four stages
-of the toy loss, iterated by :mod:`selfstab.theory.reduced` when the book is built and drawn as inline SVG, so that
-paper, both themes and screen readers get it).
+Directives: ``{lab}`` and ``{lab-pair}`` (the interactive parts, of one direction and of two, with words for readers
+without scripts) and ``{lab-still}`` (the four stages of the toy loss, iterated by :mod:`selfstab.theory.reduced`
+when the book is built and drawn as inline SVG, so that paper, both themes and screen readers get it).
 """
 
 from __future__ import annotations
@@ -133,17 +133,19 @@ def still_svg() -> str:
 
 
 class LabDirective(SphinxDirective):
-    """Where the lab goes."""
+    """Where the lab goes: of one direction, or, as ``lab-pair``, of two."""
 
     def run(self) -> list[nodes.Node]:
         words = (
             "This page is interactive and needs scripts, which are switched off here. The still figure further down "
             "shows the four stages, and the text says how to read them."
         )
+        if self.name == "lab-pair":
+            words = "The map of two directions is interactive too and needs scripts."
         return [
             nodes.raw(
                 "",
-                f'<div id="lab" class="lab wide"><noscript><p>{words}</p></noscript></div>',
+                f'<div id="{self.name}" class="lab wide"><noscript><p>{words}</p></noscript></div>',
                 format="html",
             ),
         ]
@@ -178,6 +180,7 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("lab", LabDirective)
+    app.add_directive("lab-pair", LabDirective)
     app.add_directive("lab-still", StillDirective)
     app.connect("html-page-context", add_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

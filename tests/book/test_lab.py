@@ -8,11 +8,12 @@ import subprocess
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from browsing import DESKTOP, PATIENCE, PHONE, settle
 
-from selfstab.theory import reduced
+from selfstab.theory import matrix, reduced
 
 ASSETS = Path(__file__).resolve().parents[2] / "book" / "_assets"
 
@@ -126,6 +127,68 @@ def test_rest_point_is_one_and_divergence_is_said(compute):
     wild = compute("iterate", {**settings, "quartic": 5.0, "x0": 6.0}, 100)
     assert wild["status"] == "diverged"
     assert np.all(np.isfinite(wild["x"]))
+
+
+PAIR = dict(eta=0.05, coupling=1.4, second=0.6, damping=0.005, z0=[0.5, 0.3])
+
+
+def pair_problem(compute, **changed) -> tuple[dict, dict]:
+    """The lab's problem of two directions, and the library's arguments for it."""
+    p = compute("pairProblem", PAIR | changed)
+    return p, dict(sharpening=matrix.smat(jnp.array(p["sharpening"], float)), gram=jnp.array(p["gram"], float))
+
+
+def test_one_step_of_two_directions_equals_the_library(compute):
+    """With a full 𝒢 and A, and a Y off the diagonal."""
+    problem = matrix.random_problem(3, 2)
+    p = dict(eta=0.07, damping=0.03, sharpening=matrix.svec(problem.sharpening).tolist(), gram=problem.gram.tolist())
+    z, y = jnp.array([0.7, -1.3]), jnp.array([[0.4, -0.6], [-0.6, 1.1]])
+    told = compute("pairStep", {"z": z.tolist(), "y": matrix.svec(y).tolist()}, p)
+    expected = matrix.step(z, y, learning_rate=0.07, damping=0.03, **problem._asdict())
+    np.testing.assert_allclose(told["z"], expected[0], rtol=1e-14)
+    np.testing.assert_allclose(told["y"], matrix.svec(expected[1]), rtol=1e-13)
+
+
+@pytest.mark.parametrize("changed", [{}, dict(coupling=0.5, damping=0.0), dict(second=-0.5), dict(damping=0.1)])
+def test_orbit_of_two_directions_equals_the_library(compute, changed):
+    """To 1e-9 over 400 steps: an exponent of at most 0.01 per step amplifies rounding a hundredfold."""
+    p, problem = pair_problem(compute, **changed)
+    told = compute("pairIterate", p, 400)
+    z, y = matrix.iterate(p["z0"], np.zeros((2, 2)), 400, learning_rate=p["eta"], damping=p["damping"], **problem)
+    assert told["status"] == "finished"
+    np.testing.assert_allclose(told["z"], z, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(told["y"], matrix.svec(y), rtol=0, atol=1e-9)
+    mean = np.einsum("ti,tj->ij", z, z) / 401
+    np.testing.assert_allclose(told["mean"][-1], matrix.svec(jnp.array(mean)), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(told["top"][-1], np.linalg.eigvalsh(y)[:, -1].mean(), rtol=0, atol=1e-9)
+
+
+def test_covariance_of_two_directions_solves_the_complementarity_problem(compute):
+    """With the 𝒢 that the page describes: g² times what is off the diagonal."""
+    for changed in ({}, dict(coupling=0.5, second=1.0), dict(second=-0.5)):
+        p, problem = pair_problem(compute, **changed)
+        held = p["gram"] @ np.asarray(matrix.svec(jnp.array([[2.0, 3.0], [3.0, 5.0]])))
+        square = (PAIR | changed)["coupling"] ** 2
+        np.testing.assert_allclose(matrix.smat(jnp.array(held)), [[2, 3 * square], [3 * square, 5]], rtol=1e-12)
+        np.testing.assert_allclose(p["sigma"], matrix.svec(matrix.covariance(**problem)), rtol=0, atol=1e-9)
+
+
+def test_what_the_page_says_of_two_directions(compute):
+    """Coupled: ⟨zzᵀ⟩ within 5 % of Σ, the sharpness above the edge; over-damped: far from it; uncoupled: diverging."""
+
+    def mean(**changed):
+        p, _ = pair_problem(compute, **changed)
+        told = compute("pairIterate", p, 4000)
+        apart = np.linalg.norm(np.subtract(told["mean"][-1], p["sigma"])) / np.linalg.norm(p["sigma"])
+        return told["status"], apart, told["top"][-1], told
+
+    status, apart, top, _ = mean()
+    assert (status, apart < 0.05, top > 0.3) == ("finished", True, True)
+    status, apart, top, told = mean(damping=0.1)
+    assert (status, apart > 0.4, top > 0.2) == ("finished", True, True)
+    np.testing.assert_allclose(told["z"][-1], told["z"][-2], rtol=0, atol=1e-9)  # at rest
+    assert mean(second=-0.5)[1] < 0.05
+    assert mean(coupling=0.0, damping=0.0)[0] == "diverged"
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -313,6 +376,30 @@ def test_dark_theme_repaints_and_phone_fits(lab):
         "() => Math.max(...[...document.querySelectorAll('#lab *')].map((e) => e.getBoundingClientRect().right))"
     )
     assert right <= PHONE["width"]
+
+
+def test_two_directions_by_keyboard(lab):
+    """Arrow keys move in time; each parameter changes the run and both pictures; a phone fits."""
+    page = lab(viewport=PHONE)
+    page.wait_for_selector("#lab-pair[data-ready]")
+    page.locator("#lab-pair-t").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert [page.get_attribute(f"#lab-pair-{key}", "data-value") for key in ("step", "z1", "z2")] == ["1", "0.5", "0.3"]
+    page.keyboard.press("End")
+    for key in ("eta", "coupling", "second", "damping"):
+        slider, before = page.locator(f"#lab-pair-{key}"), [ink(page, "pair-orbit"), ink(page, "pair-cone")]
+        spoken, apart = slider.get_attribute("aria-valuetext"), page.get_attribute("#lab-pair-apart", "data-value")
+        slider.focus()
+        page.keyboard.press("ArrowLeft")
+        after = [ink(page, "pair-orbit"), ink(page, "pair-cone")]
+        assert page.locator(f"output[for=lab-pair-{key}]").inner_text() == slider.get_attribute("aria-valuetext")
+        assert slider.get_attribute("aria-valuetext") != spoken, key
+        assert page.get_attribute("#lab-pair-apart", "data-value") != apart, key
+        assert all(a != b for a, b in zip(after, before, strict=True)), key
+    assert page.locator("#lab-pair").evaluate("(e) => e.scrollWidth <= e.clientWidth")
+    assert not page.complaints.errors
 
 
 def test_without_scripts_there_is_a_figure_and_a_word(browser, site):
