@@ -384,6 +384,17 @@ def test_where_one_direction_ends_is_marked():
     assert data.attrs["ended_gd"] == 1
 
 
+def test_a_block_without_a_margin_says_so():
+    """The last of the most directions within 5 % of the edge; where the block is smaller there is none (NaN)."""
+    values = np.array([[100.0, 99.0, np.nan], [100.0, 100.0, 90.0], [100.0, 100.0, 96.0]])
+    loss = {"constrained_loss": [np.ones(3)]}
+    full, roomy = (
+        dataset(loss | {"block_eigenvalues": [part]}, GradientDescent(0.02)) for part in (values, values[[0, 1, 1]])
+    )
+    assert full.end_constrained == "recorded to the end; from step 2 on no direction has a margin: take more"
+    assert roomy.end_constrained == "recorded to the end"
+
+
 def test_a_constrained_trajectory_that_violates_its_constraint_says_so():
     """A quadratic above 2/η: no direction lowers its sharpness, at the start and ever after."""
     objective = Objective.create(lambda p: 3 * p[0] ** 2 + p[1] ** 2 / 2 - p[1], jnp.ones(2))

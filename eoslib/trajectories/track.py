@@ -169,6 +169,10 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
     late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge if "eigenvalues" in data else np.zeros(1, bool)
     until = int(late.argmax()) * strided if late.any() else -1
     attributes = _ends(data) | {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
+    last = data["block_eigenvalues"].values[:, -1] if "block_eigenvalues" in data else np.zeros(1)
+    if (full := last > EDGE_FRACTION * rule.edge).any():
+        words = f"{attributes['end_constrained']}; from step {full.argmax()} on no direction has a margin: take more"
+        attributes["end_constrained"] = words
     return variables.describe(data.assign_attrs(attributes))
 
 
