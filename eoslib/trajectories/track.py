@@ -166,7 +166,8 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
         if dimension in data.sizes:
             data = data.assign_coords({dimension: np.arange(data.sizes[dimension]) * stride})
     strided = options.strided or options.chunk
-    late = data["eigenvalues"].values[:, 1] >= EDGE_FRACTION * rule.edge if "eigenvalues" in data else np.zeros(1, bool)
+    seconds = data["eigenvalues"].values[:, 1:2] if "eigenvalues" in data else np.zeros((1, 1))  # one parameter has none
+    late = (seconds >= EDGE_FRACTION * rule.edge).any(axis=1)
     until = int(late.argmax()) * strided if late.any() else -1
     attributes = _ends(data) | {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
     last = data["block_eigenvalues"].values[:, -1] if "block_eigenvalues" in data else np.zeros(1)
