@@ -166,7 +166,7 @@ def dataset(records: dict[str, list[np.ndarray]], rule: GradientDescent, options
         if dimension in data.sizes:
             data = data.assign_coords({dimension: np.arange(data.sizes[dimension]) * stride})
     strided = options.strided or options.chunk
-    seconds = data["eigenvalues"].values[:, 1:2] if "eigenvalues" in data else np.zeros((1, 1))  # one parameter has none
+    seconds = data["eigenvalues"].values[:, 1:2] if "eigenvalues" in data else np.zeros((1, 1))  # p = 1 has none
     late = (seconds >= EDGE_FRACTION * rule.edge).any(axis=1)
     until = int(late.argmax()) * strided if late.any() else -1
     attributes = _ends(data) | {"single_direction_until": until, "learning_rate": rule.learning_rate, "edge": rule.edge}
