@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from eoslib.complementarity import ComplementarityStatus, smat, solve
+from eoslib.complementarity import ComplementarityStatus, smat
 from eoslib.eigen import gaps
 from eoslib.geometry import SAME_SPACE, LocalGeometry, Thirds, local_geometry_and_products, require_block, turned
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
 from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
-from eoslib.stable_set import bend, floor_correction, restoring_move, slack, violation
+from eoslib.stable_set import bend, constraint_force, floor_correction, lost, restoring_move, violation
 from eoslib.status import Status
 
 
@@ -142,10 +142,6 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
     older, last_bend = state.older.astype(dtype), state.bend.astype(dtype)
     angle = eigen_tolerance * (1 if k == 1 else 4)
 
-    def unreachable(geometry, theta, excess):
-        """A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose."""
-        return excess > jnp.sqrt(geometry.beta) * (1 + length(theta.astype(dtype)))
-
     # One center; a violation beyond the tolerance is restored and the center looked at again.
     def center(carry):
         theta, start, spent, rounds = carry
@@ -153,9 +149,10 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
         known = Thirds(older, state.thirds, fresh) if k > 1 else None
         geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=angle, known=known)
         geometry = geometry._replace(products=geometry.products + spent)
-        again = (violation(geometry, rule).sharpness > tolerance) & (rounds < 5)
-        again = again & ~unreachable(geometry, theta, geometry.sharpness - rule.edge)
-        moved = theta + jnp.where(again, restoring_move(geometry, rule), 0).astype(theta.dtype)
+        excess, extent = geometry.values - rule.edge, length(theta.astype(dtype))
+        again = (excess > tolerance * rule.edge) & ~lost(geometry, rule, excess, extent)
+        again = again.any() & (rounds < 5)
+        moved = theta + jnp.where(again, restoring_move(geometry, rule, extent=extent), 0).astype(theta.dtype)
         carry = moved, geometry.improved_vectors, geometry.products, rounds + 1
         return (geometry, products, fresh), carry, again
 
@@ -165,17 +162,17 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
     )
     overlap, cosine = turned(geometry.vectors, older)
     # The last bend turned from the T⊥ of the last center to that of this one, across the block.
-    turn = bend(geometry, overlap @ state.multiplier.astype(dtype) @ overlap.T) - last_bend
-    turn = jnp.where(rounds > 1, 0, geometry.outside(turn))
+    turn = bend(geometry, rule, overlap @ state.multiplier.astype(dtype) @ overlap.T) - last_bend
+    turn = jnp.where(rounds > 1, 0, geometry.outside(turn, rule))
     slopes = inner(geometry.vectors, geometry.gradient)
     # How far the block stays below the edge after the plain step, to first order.
-    plain = slack(geometry, rule) + rule.learning_rate * smat(inner(geometry.thirds, geometry.gradient))
-    room = (plain - smat(inner(geometry.across, turn))).astype(dtype)
-    needed = jnp.maximum(-jnp.linalg.eigvalsh(room)[0], geometry.sharpness - rule.edge)
-    lost = unreachable(geometry, theta, needed)
-    solved = solve(geometry.gram, jnp.where(lost, jnp.eye(k, dtype=dtype), room), state.multiplier.astype(dtype))
+    plain = geometry.slack(rule) + rule.learning_rate * smat(inner(geometry.thirds, geometry.gradient))
+    room = (plain - smat(inner(geometry.across(rule), turn))).astype(dtype)
+    excess = jnp.maximum(-jnp.diagonal(room), geometry.values - rule.edge)
+    gone = lost(geometry, rule, excess, length(theta.astype(dtype)))
+    solved = constraint_force(geometry, rule, room, gone, state.multiplier.astype(dtype))
     overshoot = jnp.minimum(1 - rule.learning_rate * geometry.values, 0)
-    bent = bend(geometry, solved.value)
+    bent = bend(geometry, rule, solved.value)
     move = -rule.learning_rate * geometry.gradient + turn + bent
     move = move + floor_correction(geometry, (overshoot * slopes).astype(dtype))
     # u turns evenly: extrapolated from the last two it starts far closer to the next, until a refinement or a repair.
@@ -187,12 +184,12 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
     following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, solved.value, bent, kept, age)
     # An error of S within the tolerance on S ≤ 2/η does no harm, however small S is.
     known = jnp.maximum(angle * gaps(geometry.values), tolerance * rule.edge)
-    unsolved = (solved.status != ComplementarityStatus.SOLVED) & ~lost
+    hopeless = (gone & (excess > tolerance * rule.edge)).any() | (solved.status == ComplementarityStatus.NO_SOLUTION)
     cases = {  # the first that holds decides
         ConstrainedStatus.NOT_FINITE: ~(jnp.isfinite(geometry.loss + geometry.sharpness) & jnp.isfinite(move).all()),
         ConstrainedStatus.NOT_CONVERGED: (geometry.residuals > known).any(),
-        ConstrainedStatus.NO_DIRECTION: lost & (needed > tolerance * rule.edge),
-        ConstrainedStatus.UNSOLVED: unsolved,
+        ConstrainedStatus.NO_DIRECTION: hopeless,
+        ConstrainedStatus.UNSOLVED: solved.status != ComplementarityStatus.SOLVED,
         ConstrainedStatus.VIOLATED: off > tolerance,
         ConstrainedStatus.NO_MARGIN: (geometry.values[-1] > EDGE_FRACTION * rule.edge)
         if k > 1

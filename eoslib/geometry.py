@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from eoslib.complementarity import Multiplier, rotation, smat, solve, svec
 from eoslib.eigen import DENSE_LIMIT, direction, directions, gaps, leading_eigenpairs, power_step
@@ -101,37 +101,39 @@ class LocalGeometry(NamedTuple):
         """∇²L u_i scaled to length one (:func:`~eoslib.eigen.power_step`), to start the next solve."""
         return jax.vmap(power_step)(self.vectors, self.images, self.values)
 
-    @property
-    def improved_eigenvector(self) -> Float[Array, " p"]:
-        """The first of :attr:`improved_vectors`."""
-        return power_step(self.eigenvector, self.hvp, self.sharpness)
+    def floored(self, rule: GradientDescent) -> Bool[Array, " k"]:
+        """Return on whose floor {u_i·∇L = 0} M lies: the first's, and those that a step would overshoot."""
+        return (self.values > rule.edge / 2).at[0].set(True)
 
-    def outside(self, w: Float[Array, "*batch p"]) -> Float[Array, "*batch p"]:
-        """Return P⊥w = w − UᵀU w."""
-        us = self.vectors  # a product of matrices is exact to rounding where neither is a single row
+    def outside(self, w: Float[Array, "*batch p"], rule: GradientDescent | None = None) -> Float[Array, "*batch p"]:
+        """Return P⊥w = w − UᵀU w; under a rule, U holds the floored directions alone."""
+        us = self.vectors if rule is None else jnp.where(self.floored(rule)[:, None], self.vectors, 0)
+        # A product of matrices is exact to rounding where neither is a single row.
         within = w @ us.T if w.ndim == 2 and min(len(w), len(us)) > 1 else inner(w[..., None, :], us)
         return w - within @ us
 
-    @property
-    def across(self) -> Float[Array, "n p"]:
-        """T⊥ = P⊥∇³L[u_i, u_j], rows as in :attr:`thirds`: the gradients of the block's entries of ∇²L, across it."""
-        return self.outside(self.thirds)
+    def across(self, rule: GradientDescent) -> Float[Array, "n p"]:
+        """Return T⊥ = P⊥∇³L[u_i, u_j], rows as in :attr:`thirds`: how the block of ∇²L changes along the floor."""
+        return self.outside(self.thirds, rule)
 
-    @property
-    def gram(self) -> Float[Array, "n n"]:
-        """𝒢 = T⊥T⊥ᵀ, β for k = 1 (curvature²/length²)."""
-        across = self.across
+    def gram(self, rule: GradientDescent) -> Float[Array, "n n"]:
+        """Return 𝒢 = T⊥T⊥ᵀ, β for k = 1 (curvature²/length²)."""
+        across = self.across(rule)
         return inner(across[:, None], across)
 
-    @property
-    def sharpening(self) -> Float[Array, "k k"]:
-        """A = −∇³L[u_i, u_j]·P⊥∇L, the rate of progressive sharpening of the block (curvature²); α for k = 1."""
-        return -smat(inner(self.thirds, self.outside(self.gradient)))
+    def sharpening(self, rule: GradientDescent) -> Float[Array, "k k"]:
+        """Return A = −∇³L[u_i, u_j]·P⊥∇L, the rate of progressive sharpening of the block (curvature²); α for k = 1."""
+        return -smat(inner(self.thirds, self.outside(self.gradient, rule)))
+
+    def slack(self, rule: GradientDescent) -> Float[Array, "k k"]:
+        """Return 2/η I − Λ, how far the block's eigenvalues are below the edge; finite for η = 0, too."""
+        largest = float(jnp.finfo(self.values.dtype).max) / 4
+        return jnp.diag(jnp.minimum(rule.edge - self.values, largest)).astype(self.values.dtype)
 
     def multiplier(self, rule: GradientDescent) -> Multiplier:
         """Solve for W = ηΣ/2 ⪰ 0 (length²/curvature), whose move −T⊥:W keeps every eigenvalue at the edge or below."""
-        slack = rule.edge * jnp.eye(self.values.size, dtype=self.values.dtype) - jnp.diag(self.values)
-        return solve(self.gram, (slack - rule.learning_rate * self.sharpening).astype(slack.dtype))
+        room = self.slack(rule) - rule.learning_rate * self.sharpening(rule)
+        return solve(self.gram(rule), room.astype(self.values.dtype))
 
     @property
     def perpendicular(self) -> Float[Array, " p"]:

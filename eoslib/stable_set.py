@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from eoslib.complementarity import smat, solve, svec
+from eoslib.complementarity import Multiplier, smat, solve, svec
 from eoslib.geometry import LocalGeometry, local_geometry, require_block
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
@@ -57,9 +58,8 @@ class Projection(NamedTuple):
 
 
 def floor_slopes(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " k"]:
-    """Return u_i·∇L of the directions whose floor M lies on: the first, and those that a step would overshoot."""
-    others = geometry.values > rule.edge / 2
-    return jnp.where(others.at[0].set(True), inner(geometry.vectors, geometry.gradient), 0)
+    """Return u_i·∇L of the floored directions, 0 of the others."""
+    return jnp.where(geometry.floored(rule), inner(geometry.vectors, geometry.gradient), 0)
 
 
 def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
@@ -73,15 +73,24 @@ def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
 WALL = 0.05
 
 
-def slack(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, "k k"]:
-    """Return 2/η I − Λ, how far the block's eigenvalues are below the edge; finite for η = 0, too."""
-    largest = float(jnp.finfo(geometry.values.dtype).max) / 4
-    return jnp.diag(jnp.minimum(rule.edge - geometry.values, largest)).astype(geometry.values.dtype)
-
-
-def bend(geometry: LocalGeometry, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:
+def bend(geometry: LocalGeometry, rule: GradientDescent, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:
     """Return the move −T⊥:W, for k = 1 −c∇S⊥ (a length): it lowers ∇²L on the block by 𝒢W to first order."""
-    return -svec(multiplier) @ geometry.across
+    return -svec(multiplier) @ geometry.across(rule)
+
+
+def lost(geometry: LocalGeometry, rule: GradientDescent, excess: Float[Array, " k"], extent: Any) -> Bool[Array, " k"]:
+    """Return which eigenvalues only a bend longer than θ itself, 1 + ``extent``, could lower by an excess.
+
+    Such a bend is none: for this purpose T⊥_ii, for k = 1 ∇S⊥, has vanished.
+    """
+    i, j = np.triu_indices(geometry.values.size)
+    return excess > length(geometry.across(rule)[np.flatnonzero(i == j)]) * (1 + extent)
+
+
+def constraint_force(geometry: LocalGeometry, rule: GradientDescent, room, gone, start: Any = None) -> Multiplier:
+    """Solve for the multiplier (k, k) that lifts ``room`` (k, k) to positive semidefinite; lost rows ask for none."""
+    room = jnp.where(gone[:, None] | gone[None], jnp.eye(gone.size, dtype=room.dtype), room)
+    return solve(geometry.gram(rule), room.astype(geometry.values.dtype), start)
 
 
 def floor_correction(geometry: LocalGeometry, slopes: Float[Array, " k"]) -> Float[Array, " p"]:
@@ -90,14 +99,17 @@ def floor_correction(geometry: LocalGeometry, slopes: Float[Array, " k"]) -> Flo
     return -jnp.where(convex, slopes / jnp.where(convex, geometry.values, 1), 0) @ geometry.vectors
 
 
-def restoring_move(geometry: LocalGeometry, rule: GradientDescent, along: Any = 0.0) -> Float[Array, " p"]:
+def restoring_move(
+    geometry: LocalGeometry, rule: GradientDescent, along: Any = 0.0, extent: Any = 1e18
+) -> Float[Array, " p"]:
     """Return the move of one round: Newton to the floor alone while far up the wall, both corrections together after.
 
-    ``along`` (p,), across the block, is made with the two; what it adds to ∇²L there is corrected, too.
+    ``along`` (p,), on the floor, is made with the two; what it adds to ∇²L on the block is corrected, too.
     """
-    up_the_wall = violation(geometry, rule).slope > WALL
-    room = slack(geometry, rule) - smat(inner(geometry.across, jnp.broadcast_to(along, geometry.gradient.shape)))
-    rest = along + bend(geometry, solve(geometry.gram, room.astype(geometry.values.dtype)).value)
+    up_the_wall, across = violation(geometry, rule).slope > WALL, geometry.across(rule)
+    room = geometry.slack(rule) - smat(inner(across, jnp.broadcast_to(along, geometry.gradient.shape)))
+    gone = lost(geometry, rule, geometry.values - rule.edge, extent)
+    rest = along + bend(geometry, rule, constraint_force(geometry, rule, room, gone).value)
     return floor_correction(geometry, floor_slopes(geometry, rule)) + jnp.where(up_the_wall, 0, rest)
 
 
@@ -108,11 +120,11 @@ def floor_offset(objective: Objective, theta: Theta, geometry: LocalGeometry, ru
     along the floor.  This tilt of order ε² is evaluated for λ_k ≪ S, as a difference over at most half a step.
     """
     values = geometry.values
-    floor = ((values > rule.edge / 2) | (jnp.arange(values.size) == 0))[:, None]
-    downhill = geometry.outside(geometry.gradient) / rule.edge
+    floor = geometry.floored(rule)[:, None]
+    downhill = geometry.outside(geometry.gradient, rule) / rule.edge
     turns = geometry.images - objective.hvps(theta + -downhill, geometry.vectors)  # ∇³L[u_i, downhill]
     turns = jnp.where(jnp.isfinite(turns) & (values > 0)[:, None], turns, 0) * rule.edge
-    tilts = geometry.outside(turns) / jnp.where(values > 0, values, 1)[:, None] ** 2
+    tilts = geometry.outside(turns, rule) / jnp.where(values > 0, values, 1)[:, None] ** 2
     along = inner(geometry.vectors, r)[:, None]
     return jnp.sum(jnp.where(floor, along * (geometry.vectors + tilts), 0), axis=0)
 
@@ -166,12 +178,13 @@ def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_t
         r, extent = origin - theta, length(theta.astype(objective.dtype))
         along = r - floor_offset(objective, theta, geometry, rule, r)
         outside = sharpness > rule.edge * (1 - tolerance)
-        room = slack(geometry, rule)
+        room = geometry.slack(rule)
         room = jnp.where(jnp.abs(room) <= tolerance * rule.edge, 0, room)  # on the edge
-        room = (room - smat(inner(geometry.across, along))).astype(sharpness.dtype)
-        multiplier = solve(geometry.gram, room).value
+        room = (room - smat(inner(geometry.across(rule), along))).astype(sharpness.dtype)
+        gone = lost(geometry, rule, geometry.values - rule.edge, extent)
+        multiplier = constraint_force(geometry, rule, room, gone).value
         convex = jnp.where(sharpness > 0, sharpness, 1)
-        offset = length(along + bend(geometry, multiplier)) + geometry.residual / convex * length(r)
+        offset = length(along + bend(geometry, rule, multiplier)) + geometry.residual / convex * length(r)
         accepted = slope_tolerance * jnp.maximum(10 * length(geometry.gradient) / convex, length(r) / 10)
         tiny = jnp.all(jnp.abs(slopes) <= jnp.abs(geometry.values) * resolution * extent)
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
@@ -192,7 +205,7 @@ def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_t
         unfinished = (status == ProjectionStatus.ROUND_LIMIT) & (rounds + 1 < max_rounds)
         share = jnp.where(late, 0, jnp.where(offset > last, share / 2, share))
         last = jnp.where(off.slope > WALL, last, offset)
-        move = jnp.where(unfinished, restoring_move(geometry, rule, share * along), 0)
+        move = jnp.where(unfinished, restoring_move(geometry, rule, share * along, extent), 0)
         following = theta + move, geometry.improved_vectors, rounds + 1, share, last
         return (geometry, off, offset, status), following, unfinished
 

@@ -148,7 +148,7 @@ def test_the_improved_eigenvector_is_nearer_and_on_the_same_side(at_edge):
     objective, theta, _, values, vectors = at_edge
     found = geometry_at(objective, theta, -tilted(vectors, 5e-3), tolerance=LOOSE)
     assert int(found.products) == 1
-    improved = np.asarray(found.improved_eigenvector)
+    improved = np.asarray(found.improved_vectors[0])
     np.testing.assert_allclose(np.linalg.norm(improved), 1, rtol=1e-12)
     assert improved @ found.eigenvector > 0
     # A power step shrinks the part along the second eigenvector by λ₂/λ₁.
@@ -224,7 +224,7 @@ def test_no_quantity_is_nan_where_derivatives_vanish(ordinary, loss, sharpness, 
         np.testing.assert_allclose(found.sharpness, sharpness, atol=1e-4)
         vanish = dict(alpha=found.alpha, beta=found.beta, delta_squared=found.delta_squared, cosine=found.cosine)
         assert not {name: float(value) for name, value in vanish.items() if value != 0}
-        np.testing.assert_allclose(jnp.linalg.norm(found.improved_eigenvector), 1, rtol=1e-5)
+        np.testing.assert_allclose(jnp.linalg.norm(found.improved_vectors[0]), 1, rtol=1e-5)
 
 
 def test_a_cosine_of_something_not_finite_is_not_zero(at_edge, exact):
@@ -239,5 +239,5 @@ def test_curvatures_whose_squares_leave_the_range_of_float32(ordinary, scale):
     found = local_geometry(Objective.create(loss, jnp.zeros(100)), jnp.zeros(100), jnp.ones(100), tolerance=1e-3)
     np.testing.assert_allclose(found.sharpness, 2.5 * scale, rtol=1e-5)
     assert 0 < float(found.residual) <= 2.5e-3 * scale
-    np.testing.assert_allclose(jnp.linalg.norm(found.improved_eigenvector), 1, rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(found.improved_vectors[0]), 1, rtol=1e-5)
     np.testing.assert_allclose(jnp.abs(found.eigenvector[50]), 1, atol=1e-3)

@@ -78,15 +78,18 @@ def test_violation_and_corrections_have_their_closed_forms():
     u, slope, zero = toy.eigenvector(theta), toy.sharpness_gradient(theta), jnp.zeros(())
     parts = (toy.gradient(theta), toy.sharpness(theta), u, toy.sharpness(theta) * u, slope)
     geometry = LocalGeometry.single(zero, *map(jnp.asarray, parts), jnp.ones((), int))
-    off, gradient = violation(geometry, GradientDescent(0.02)), toy.gradient(theta)
+    rule = GradientDescent(0.02)
+    off, gradient = violation(geometry, rule), toy.gradient(theta)
     np.testing.assert_allclose(off.sharpness, toy.sharpness(theta) / EDGE - 1, rtol=1e-9)
     np.testing.assert_allclose(off.slope, abs(u @ gradient) / np.linalg.norm(gradient), rtol=1e-9)
     assert float(violation(geometry, GradientDescent(0.01)).sharpness) == 0  # 2/η = 200: inside
-    move = np.asarray(bend(geometry, solve(geometry.gram, jnp.array([[-0.7]])).value))
+    move = np.asarray(bend(geometry, rule, solve(geometry.gram(rule), jnp.array([[-0.7]])).value))
     np.testing.assert_allclose(move @ slope, -0.7, rtol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(move), 0.7 / toy.beta_at(theta) ** 0.5, rtol=1e-9)  # the shortest
     np.testing.assert_allclose(move @ u, 0, atol=1e-12)
-    np.testing.assert_array_equal(solve(geometry.gram, jnp.array([[0.7]])).value, 0)  # the constraint is one-sided
+    np.testing.assert_array_equal(
+        solve(geometry.gram(rule), jnp.array([[0.7]])).value, 0
+    )  # the constraint is one-sided
     move = floor_correction(geometry, jnp.vdot(geometry.eigenvector, geometry.gradient)[None])
     np.testing.assert_allclose(move, -(u @ gradient) / toy.sharpness(theta) * u, rtol=1e-9, atol=1e-15)
 

@@ -373,6 +373,13 @@ def test_the_progress_bar_names_step_sharpness_violation_and_time_left(toy_objec
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_loss_of_one_parameter_has_no_second_eigenvalue():
+    objective = Objective.create(lambda t: 50 * t[0] ** 2 + t[0] ** 3, jnp.zeros(1))
+    data = track_from(objective, jnp.zeros(1), jnp.ones(1), 0.02, steps=3, progress=False)
+    assert data.sizes["pair"] == 1
+    assert data.attrs["single_direction_until"] == -1
+
+
 def test_where_one_direction_ends_is_marked():
     records = {
         "gd_loss": [np.array([1.0, np.nan, 3.0])],
@@ -381,6 +388,9 @@ def test_where_one_direction_ends_is_marked():
     data = dataset(records, GradientDescent(0.02), Options(chunk=25, strided=50))
     assert data.stride.values.tolist() == [0, 50, 100, 150]
     assert data.attrs["single_direction_until"] == 100  # the first stride with λ₂ ≥ 1.9/η
+    plain = dataset(records, GradientDescent(0.02), Options(chunk=25))  # without strided measurements, every chunk
+    assert plain.stride.values.tolist() == [0, 25, 50, 75]
+    assert plain.attrs["single_direction_until"] == 50
     assert data.attrs["ended_gd"] == 1
 
 

@@ -18,7 +18,6 @@ from eoslib.geometry import SAME_SPACE, Thirds, local_geometry_and_products, tur
 from eoslib.objective import Objective, inner
 from eoslib.position import Theta
 from eoslib.rules import GradientDescent
-from eoslib.stable_set import slack
 
 
 class CentralState(NamedTuple):
@@ -63,7 +62,7 @@ def central_flow_step(
         none, options = jnp.zeros((0, p), dtype), {"tolerance": 5e-3 if k == 1 else 2e-2, "known": known}
         geometry, _ = local_geometry_and_products(objective, state.theta, state.start, none, **options)
         h = rule.learning_rate / substeps
-        room = slack(geometry, rule) + h * smat(inner(geometry.thirds, geometry.gradient))
+        room = geometry.slack(rule) + h * smat(inner(geometry.thirds, geometry.gradient))
         force = solve(inner(geometry.thirds[:, None], geometry.thirds), room.astype(dtype)).value
         move = -h * geometry.gradient - svec(force) @ geometry.thirds
         overlap, cosine = turned(geometry.vectors, state.older)

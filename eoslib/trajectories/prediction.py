@@ -90,7 +90,7 @@ def block_predicted_step(
     force = product + (y @ x) @ geometry.vectors + svec(jnp.outer(x, x)) / 2 @ geometry.thirds
     loss = geometry.loss + jnp.sum(geometry.values * x**2) / 2
     at = PredictedRecord(v, x[0], y[0, 0], loss, objective.loss(record.theta + v), block_sharpness(geometry, v), x)
-    return v - learning_rate * force - bend(geometry, record.multiplier), at
+    return v - learning_rate * force - bend(geometry, rule, record.multiplier), at
 
 
 def coordinates(geometry: LocalGeometry, v: Float[Array, " p"]) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
@@ -134,8 +134,8 @@ def generalized_predicted_step(
     along = x @ geometry.vectors
     loss, gradient = objective.value_and_grad(theta + along.astype(theta.dtype))
     pull = gradient - geometry.gradient if x.size > 1 else gradient
-    force = product - x @ geometry.images + svec(jnp.outer(x, x)) / 2 @ geometry.across
+    force = product - x @ geometry.images + svec(jnp.outer(x, x)) / 2 @ geometry.outside(geometry.thirds)
     force = force + (inner(geometry.vectors, pull) + y @ x) @ geometry.vectors
     sharp, loss = block_sharpness(geometry, v), loss + inner(x, y @ x) / 2
     at = PredictedRecord(v, x[0], y[0, 0], loss, objective.loss(theta + v), sharp, x)
-    return v - learning_rate * force - bend(geometry, record.multiplier), at
+    return v - learning_rate * force - bend(geometry, rule, record.multiplier), at

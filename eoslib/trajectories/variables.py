@@ -45,7 +45,7 @@ class Block(NamedTuple):
     def at(cls, rule: GradientDescent, record: ConstrainedRecord, v: Float[Array, " p"]) -> Block:
         """Evaluate them at θ†, for a displacement v (p,) from it."""
         geometry, covariance = record.geometry, 2 * record.multiplier / rule.learning_rate
-        a, k = geometry.sharpening, geometry.values.size
+        a, k = geometry.sharpening(rule), geometry.values.size
         largest = jnp.maximum(jnp.linalg.eigvalsh(a)[-1], 0)
         x, y = coordinates(geometry, v)
         trace, size = jnp.trace(covariance), jnp.full((), k, jnp.int32)
