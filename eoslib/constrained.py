@@ -152,7 +152,9 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
         excess, extent = geometry.values - rule.edge, length(theta.astype(dtype))
         again = (excess > tolerance * rule.edge) & ~lost(geometry, rule, excess, extent)
         again = again.any() & (rounds < 5)
-        moved = theta + jnp.where(again, restoring_move(geometry, rule, extent=extent), 0).astype(theta.dtype)
+        moved = jax.lax.cond(
+            again, lambda: theta + restoring_move(geometry, rule, extent=extent).astype(theta.dtype), lambda: theta
+        )
         carry = moved, geometry.improved_vectors, geometry.products, rounds + 1
         return (geometry, products, fresh), carry, again
 
