@@ -150,8 +150,7 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
         geometry, products = local_geometry_and_products(objective, theta, start, vs, tolerance=angle, known=known)
         geometry = geometry._replace(products=geometry.products + spent)
         excess, extent = geometry.values - rule.edge, length(theta.astype(dtype))
-        again = (excess > tolerance * rule.edge) & ~lost(geometry, rule, excess, extent)
-        again = again.any() & (rounds < 5)
+        again = ((excess > tolerance * rule.edge) & ~lost(geometry, rule, excess, extent)).any() & (rounds < 5)
         moved = jax.lax.cond(
             again, lambda: theta + restoring_move(geometry, rule, extent=extent).astype(theta.dtype), lambda: theta
         )

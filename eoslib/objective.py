@@ -221,10 +221,9 @@ class Objective:
         """
 
         def expansion(f, t, *ds):
-            def pair(i, j):
-                return self._along(lambda s: self._along(jax.grad(f), s, ds[i])[1], t, ds[j])[1]
-
-            return jnp.stack([pair(i, j) for i, j in zip(*np.triu_indices(len(ds)), strict=True)])
+            pairs = zip(*np.triu_indices(len(ds)), strict=True)
+            first = [lambda s, d=d: self._along(jax.grad(f), s, d)[1] for d in ds]
+            return jnp.stack([self._along(first[i], t, ds[j])[1] for i, j in pairs])
 
         return self._evaluate(expansion, theta, *us)
 
