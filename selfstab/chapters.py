@@ -83,7 +83,8 @@ RUNS: dict[str, tuple[Run, ...]] = {
         *_OTHER_NETWORKS,
     ),
     "11_several_directions": (
-        Run("mlp-cifar10-directions"),
+        Run("mlp-cifar10-central-flow", scales=("test", "quick")),
+        Run("mlp-cifar10-directions", scales=("paper",)),
         *_seeds("mlp-cifar10-directions"),
         Run("mlp-cifar10-one-direction"),
     ),
