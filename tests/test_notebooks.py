@@ -193,6 +193,9 @@ def test_notebook_runs_and_records(notebook, results, tmp_path):
     for claim in record["claims"]:
         measured = float("nan") if claim["measured"] is None else claim["measured"]
         assert claim["verdict"] == verdict(claim["relation"], claim["predicted"], measured, claim["tolerance"])
+        for null in claim["nulls"]:
+            measured = float("nan") if null["measured"] is None else null["measured"]
+            assert null["verdict"] == verdict(claim["relation"], claim["predicted"], measured, claim["tolerance"])
     recorded = [claim | claim["recorded"] for claim in record["claims"] if "recorded" in claim]
     assert bool(recorded) == (notebook.stem[:2] in JUDGED)
     for claim in recorded:

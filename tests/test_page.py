@@ -131,6 +131,28 @@ def test_recorded_runs_judge_only_what_was_claimed(page):
         judge("one", "Claim one.", **told)
 
 
+def test_null_models_are_judged_by_the_rule_of_their_claim(page, monkeypatch):
+    """Beside the claim, in its record and in the table; one that passes is named."""
+    said = []
+    monkeypatch.setattr(page, "say", said.append)
+    told = dict(quantity="q", reason="r", predicted=1.0, measured=1.01, tolerance=0.02)
+    page.claim("one", "It is one.", nulls={"no force": 0.5, "half of it": float("nan")}, **told)
+    assert said[1] == "Null models, which know less and must fail: no force: 0.5; half of it: –."
+    page.null("one", "nearly", 0.99)
+    assert [(null["measured"], null["verdict"]) for null in page.claims[0]["nulls"]] == [
+        (0.5, "does not hold"), (None, "does not hold"), (0.99, "holds"),
+    ]  # fmt: skip
+    page.claim("two", "It is small.", relation="at most", spread=0.5, show=False, **told)
+    page.compare()
+    assert said[2].splitlines()[2:4] == [
+        "| ✓ It is one. | 1.01 | 1 ± 0.02 | no force: 0.5; half of it: –; nearly: 0.99 (passes) |",
+        "| ✓ It is small. | 1.01 ± 0.5 | ≤ 1.02 |  |",
+    ]
+    assert said[2].endswith("Null models that pass: nearly (one).")
+    with pytest.raises(ValueError, match="claim 'three' must be made"):
+        page.null("three", "no force", 0.0)
+
+
 def test_a_page_without_claims_has_no_verdict(page, monkeypatch):
     said = []
     monkeypatch.setattr(page, "say", said.append)

@@ -33,7 +33,7 @@ sys.exit(bool({"jax", "matplotlib", "xarray", "eoslib"} & sys.modules.keys()))
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(words) == (0, 8)
+    assert doctest.testmod(words) == (0, 12)
 
 
 @pytest.mark.parametrize(

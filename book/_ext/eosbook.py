@@ -43,11 +43,14 @@ def substitutions(records: store.Records) -> dict[str, str]:
     Dashes of an id become underscores.  A name that is not here fails the build.
     """
     total, holding = len(records.claims), sum(map(holds, records.claims))
+    nulls = [null for claim in records.claims for null in claim.get("nulls", ())]
     names = {
         "book_scale": records.scale,
         "claims_total": str(total),
         "claims_holding": str(holding),
         "claims_failing": str(total - holding),
+        "nulls_total": str(len(nulls)),
+        "nulls_passing": str(sum(map(holds, nulls))),
         "figures_total": str(len(records.figures)),
         "recorded_hours": f"{store.recorded_seconds(records.folder.parent) / 3600:.1f}",
     }

@@ -56,7 +56,7 @@ def typographic(text: str) -> str:
 
 
 TEMPLATES.filters |= {"typographic": typographic, "inline": inline, "plain": plain, "quoted": quoted}
-TEMPLATES.filters |= {"with_spread": words.with_spread, "provenance_line": words.provenance_line}
+TEMPLATES.filters |= {each.__name__: each for each in (words.with_spread, words.null_models, words.provenance_line)}
 TEMPLATES.globals |= {"signs": SIGNS, "figure_files": FIGURE_FILES}
 
 

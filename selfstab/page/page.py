@@ -6,7 +6,8 @@ import base64
 import csv
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -16,10 +17,10 @@ from selfstab import chapters, settings
 from selfstab.page.draw import CONTINUED, is_continued
 from selfstab.page.points import plotted_points
 from selfstab.page.style import style
-from selfstab.records.claims import SIGNS, judge
+from selfstab.records.claims import SIGNS, holds, judge
 from selfstab.records.paths import results_root
 from selfstab.records.store import FIGURE_FILES, PROVENANCE_FIELDS, write_json
-from selfstab.records.words import number, recording_note, summarize_verdicts
+from selfstab.records.words import allowed, null_models, number, recording_note, summarize_verdicts, with_spread
 from selfstab.runs import compute, files
 from selfstab.runs.provenance import environment, now
 from selfstab.source import numerical_digest
@@ -146,6 +147,7 @@ class Page:
         spread: float = 0.0,
         relation: str = "equals",
         paper: str = "",
+        nulls: Mapping[str, float] = MappingProxyType({}),
         show: bool = True,
     ) -> None:
         """Record a claim with its verdict, and show it.
@@ -161,6 +163,7 @@ class Page:
             spread: Half range (or interval) of the measured value over seeds, settings or time.
             relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should stand to predicted.
             paper: What the paper says, where it says it in words.
+            nulls: Null models (:meth:`null`), by name.
             show: Whether to print a line with the verdict.
 
         Raises:
@@ -171,7 +174,9 @@ class Page:
         record = {"id": id, "notebook": self.notebook, "sentence": " ".join(sentence.split()), "quantity": quantity}
         record |= judge(relation, predicted, measured, spread, tolerance)
         record |= {"reason": " ".join(reason.split()), "relation": relation, "scale": self.scale, "seed": self.seed}
-        self.claims.append(record | {"paper": paper})
+        self.claims.append(record | {"paper": paper, "nulls": []})
+        for name, value in nulls.items():
+            self.null(id, name, value)
         if show:
             sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
             measure = quantity.replace("*", r"\*")  # as in v*
@@ -180,6 +185,31 @@ class Page:
                 f"predicted {sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
                 f"tolerance {number(tolerance)}: {record['reason']})."
             )
+            if nulls:
+                self.say(f"Null models, which know less and must fail: {null_models(self.claims[-1])}.")
+
+    def null(self, id: str, name: str, measured: float) -> None:
+        """Put a null model beside a claim: what one that knows less gives for the same quantity, and must fail with.
+
+        Raises:
+            ValueError: on a claim not made before.
+        """
+        claim = next((known for known in self.claims if known["id"] == id), None)
+        if claim is None:
+            raise ValueError(f"claim {id!r} must be made by `claim` first")
+        predicted = float("nan") if claim["predicted"] is None else claim["predicted"]
+        judged = judge(claim["relation"], predicted, measured, 0.0, claim["tolerance"])
+        claim["nulls"].append({"name": name, "measured": judged["measured"], "verdict": judged["verdict"]})
+
+    def compare(self) -> None:
+        """Show a table of this page's claims: what was measured, what the tolerance allows, and the null models."""
+        rows = [
+            (f"{SIGNS[each['verdict']]} {each['sentence']}", with_spread(each), allowed(each), null_models(each))
+            for each in self.claims
+        ]
+        passed = [f"{null['name']} ({each['id']})" for each in self.claims for null in each["nulls"] if holds(null)]
+        after = f"Null models that pass: {'; '.join(passed)}." if passed else "No null model passes."
+        self.table("claim | measured ± spread | allowed | null models", rows, after=after)
 
     def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
         """Return a :meth:`claim` for recorded runs: what they give is added to the claim of that id.

@@ -95,6 +95,31 @@ def with_spread(claim: dict) -> str:
     return f"{measured} ± {as_text(claim['spread'], 2)}" if claim["spread"] else measured
 
 
+def allowed(claim: dict) -> str:
+    """Return what a claim's tolerance allows.
+
+    >>> allowed({"relation": "equals", "predicted": 1.0, "tolerance": 0.02})
+    '1 ± 0.02'
+    >>> allowed({"relation": "at least", "predicted": 1.0, "tolerance": 0.15})
+    '≥ 0.85'
+    """
+    relation, predicted, tolerance = (claim[name] for name in ("relation", "predicted", "tolerance"))
+    if relation == "equals" or predicted is None:
+        return f"{as_text(predicted)} ± {as_text(tolerance, 2)}"
+    return f"≤ {as_text(predicted + tolerance)}" if relation == "at most" else f"≥ {as_text(predicted - tolerance)}"
+
+
+def null_models(claim: dict) -> str:
+    """Return what a claim's null models give, and which of them pass it.
+
+    >>> nulls = [{"name": "no force", "measured": 0.962, "verdict": "does not hold"}]
+    >>> null_models({"nulls": [*nulls, {"name": "half of it", "measured": 0.999, "verdict": "holds"}]})
+    'no force: 0.962; half of it: 0.999 (passes)'
+    """
+    passes = {True: " (passes)", False: ""}
+    return "; ".join(f"{null['name']}: {as_text(null['measured'])}{passes[holds(null)]}" for null in claim["nulls"])
+
+
 def provenance_line(provenance: dict, *, full: bool = False) -> str:
     """Return a figure's scale, seeds, device, time and commit in one line; ``full`` adds the digest of the code."""
     commit = str(provenance["commit"])
