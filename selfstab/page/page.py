@@ -178,12 +178,13 @@ class Page:
         for name, value in nulls.items():
             self.null(id, name, value)
         if show:
-            sign = {"equals": "", "at most": "at most ", "at least": "at least "}[relation]
             measure = quantity.replace("*", r"\*")  # as in v*
+            apart = f", spread {number(spread)}" if spread > 0 else ""
+            bound = "" if relation == "equals" else f"{relation} {allowed(record)[2:]} is allowed: "
             self.say(
                 f"**{SIGNS[record['verdict']]} The claim {record['verdict']}.** {record['sentence']} *{measure}*: "
-                f"predicted {sign}{number(predicted)}, measured {number(measured)} (spread {number(spread)}, "
-                f"tolerance {number(tolerance)}: {record['reason']})."
+                f"measured {number(measured)}{apart}; {bound}predicted {number(predicted)}, "
+                f"tolerance {number(tolerance)} ({record['reason']})."
             )
             if nulls:
                 self.say(f"Null models, which know less and must fail: {null_models(self.claims[-1])}.")

@@ -162,7 +162,7 @@ def test_pages_made_of_records(tmp_path):
         assert f'sharpness.{kind}"' in page
     assert "✓ holds" in page
     assert "✗ does not hold" in page
-    assert "predicted 1, tolerance 0.12" in page
+    assert "allowed 1 ± 0.12" in page
     assert re.search(r"It is quick alone\..*?<td><p>–</p>", page, re.DOTALL)
     assert "It rises to 2/η." in page
     assert page.count('alt="A rising curve."') == 2
@@ -249,6 +249,7 @@ def test_records_are_shown_as_they_were_written(tmp_path):
         "quantity": "{S}* over 2/η",
         "reason": "a < b_c_d & `code`: 3 | 4.",
         "paper": "- the paper",
+        "nulls": [{"name": "no $S_1$", "measured": 0.5, "verdict": "does not hold"}],
     }
     provenance = FIGURE["provenance"] | {"device": "A_CPU_ *fast* [2](x) $n$ <b>", "commit": "#1"}
     alt = """Two: "a" # 'b' _c_ \\ {d}, <e>."""
@@ -262,7 +263,8 @@ def test_records_are_shown_as_they_were_written(tmp_path):
     reason = (
         'a &lt; b_c_d &amp; <code class="docutils literal notranslate"><span class="pre">code</span></code>: 3 | 4.'
     )
-    assert f'<p class="claim-reason">{{S}}* over 2/η. Tolerance 0.05: {reason}</p>' in page
+    assert f'<p class="claim-reason">{{S}}* over 2/η. Predicted 1, tolerance 0.05: {reason}</p>' in page
+    assert f"Null models, which must fail it: no {formula}: 0.5." in page
     assert '<p class="claim-reason">The paper: - the paper</p>' in page
     caption = "&gt; It <strong>rises</strong>, * and <em>then</em> falls_by_half."
     assert f'<p class="figure-caption">{caption}</p>' in page
