@@ -210,6 +210,7 @@ class Page:
         ]
         passed = [f"{null['name']} ({each['id']})" for each in self.claims for null in each["nulls"] if holds(null)]
         after = f"Null models that pass: {'; '.join(passed)}." if passed else "No null model passes."
+        after += " The claims page has what was measured, and the reason of each tolerance."
         self.table("claim | measured ± spread | allowed | null models", rows, after=after)
 
     def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
