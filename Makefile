@@ -6,7 +6,7 @@ PORT = 8000
 CASES = 2000
 
 VENV = .venv/bin/python
-TARGETS = book figures test fuzz lint bench serve pdf lock clean help
+TARGETS = book figures test fuzz mutants lint bench serve pdf lock clean help
 
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS) environment checked
@@ -19,6 +19,7 @@ help:
 	@echo "make figures  the same without the book: results/SCALE/"
 	@echo "make test     the test suite (after make book it looks at the book in a browser too)"
 	@echo "make fuzz     CASES=$(CASES) random losses against the library, other ones each time"
+	@echo "make mutants  the library broken on purpose, one way after another: which claims notice (an hour)"
 	@echo "make lint     ruff (rules and format), pyright on eoslib, and that no notebook carries outputs"
 	@echo "make bench    time and memory of the derivatives and of a tracked step, as a table"
 	@echo "make serve    the book at http://localhost:$(PORT)"
@@ -37,6 +38,9 @@ test: checked environment
 
 fuzz: checked environment
 	@exec env EOSLIB_FUZZ=$(CASES) $(VENV) -m pytest -n $(JOBS) --dist load tests/test_fuzz.py
+
+mutants: checked environment
+	@exec $(VENV) workflow/mutants.py --scale $(SCALE) --seed $(SEED) --jobs $(JOBS)
 
 lint: environment
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m pyright \

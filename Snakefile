@@ -131,9 +131,9 @@ rule collect:
 rule book:
     input:
         rules.figures.input,
-        # The explorer shows recorded runs; the claims table sets another recorded scale beside the one shown.
+        # The explorer shows recorded runs; the claims table sets another recorded scale beside the one shown; mutants have a page.
         sorted((RESULTS.parent / "paper").glob("*.nc")),
-        [file for file in (RESULTS.parent / "paper" / "claims.json", RESULTS.parent / "paper" / "figures.json") if file.exists()],
+        [file for file in (RESULTS.parent / name for name in ("paper/claims.json", "paper/figures.json", "mutants.json")) if file.exists()],
     output:
         # The old book stays readable until the new one stands.
         update("book/_build/html/intro.html"),

@@ -159,7 +159,7 @@ def table(found: dict) -> str:
     row("reference: constrained step", constrained["reference"], constrained["reference"] / constrained["gradient"])
     row("whole tracked step", tracked["eoslib_s"], tracked["eoslib_gradients"])
     row("reference: whole tracked step", tracked["reference_s"], tracked["reference_gradients"])
-    for name in ("several", "one"):
+    for name in ("several", "several_without_flow", "one"):
         side = found["several"][name]
         row(f"three eigenvalues at the edge: {name}", side["gradients"] * unit, side["gradients"])
     lines += ["", "a tracked step's gradients, from counts and costs above"]

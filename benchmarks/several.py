@@ -1,4 +1,7 @@
-"""A whole tracked step where three eigenvalues are at the edge: with four directions, and with one, by turns."""
+"""A whole tracked step where three eigenvalues are at the edge, by turns: with four directions, and with one.
+
+The flow makes ⌈ηS⌉ substeps in a step, and S is far above 2/η on it there: four directions are timed without it too.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,11 @@ from eoslib.trajectories.track import leading
 
 NEAR = 0.93  # of the edge: gradient descent's third eigenvalue there, θ†'s a little later
 DIRECTIONS = 4
+SIDES = {
+    "several": tracks.Options(directions=DIRECTIONS),
+    "several_without_flow": tracks.Options(directions=DIRECTIONS, flow=False),
+    "one": tracks.Options(),
+}
 
 
 def late(edge: Edge, size: Size):
@@ -42,9 +50,8 @@ def several(edge: Edge, size: Size) -> dict:
     rule, (theta, us, steps) = GradientDescent(edge.setting.learning_rate), late(edge, size)
     say(f"{steps} steps past the instability: tracked steps with {DIRECTIONS} directions and with one")
     sides = {}
-    for name, k in (("several", DIRECTIONS), ("one", 1)):
-        options = tracks.Options(directions=k)
-        state, _ = tracks.start(edge.objective, rule, theta, us[:k], options)
+    for name, options in SIDES.items():
+        state, _ = tracks.start(edge.objective, rule, theta, us[: options.directions], options)
         sides[name] = [tracks.advance(edge.objective, rule, state, options.chunk, options)[0], options, [], []]
     unit = []
     for _ in range(size.chunks):

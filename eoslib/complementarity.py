@@ -8,10 +8,10 @@ positive semidefinite, where B is the slack without a bend and 𝒢 the Gram mat
 [[2. 0.]
  [0. 0.]] the multiplier is known to rounding
 
-Symmetric Z (k×k) are kept as svec(Z), n = k(k+1)/2 numbers whose dot product is the trace product.
+Symmetric Z (k×k) are stored as svec(Z), n = k(k+1)/2 numbers whose dot product is the trace product.
 
-Method: Newton on W = Π(W − S), Π the projection on the positive semidefinite cone.  Its kinks can make Newton stall,
-mostly where couplings off the diagonal are weak.  Then Π is smoothed, so that WS = μ²I, and μ lowered step by step from
+Method: Newton on W = Π(W − S), with Π the projection onto the positive semidefinite cone.  Its kinks can stall Newton,
+mostly where couplings off the diagonal are weak.  Then Π is smoothed, so that WS = μ²I, and μ is lowered stepwise from
 far above the solution to 0 (the idea of Chen & Tseng, doi 10.1007/s10107-002-0306-1).
 """
 
@@ -99,7 +99,7 @@ def solve(gram: Any, slack: Any, start: Any = None) -> Multiplier:
     Args:
         gram: 𝒢 (n, n) = (T P⊥)(T P⊥)ᵀ with n = k(k+1)/2, positive semidefinite, in svec coordinates.
         slack: B (k, k), symmetric.
-        start: A guess (k, k) of W, as the last step's in this step's basis; one that is not finite is ignored.
+        start: A guess (k, k) of W, such as the last step's in this step's basis; ignored if it is not finite.
 
     Raises:
         ValueError: if shapes do not fit, or a matrix that is not traced is not symmetric.
@@ -144,7 +144,7 @@ def _solve(gram, slack, start, smoothed=False) -> Multiplier:
         return (size <= level * jnp.maximum(1, _norm(w))) & (size + eps * _norm(w) <= eps**0.5)
 
     tolerance, goal, far = eps**0.75, max(2, n / 2) * eps, 1e3  # of the status, of Newton's steps; the first μ
-    steps = jnp.asarray([*STEPS, 0, 0], dtype)  # the last two: to stay, and the place of far I
+    steps = jnp.asarray([*STEPS, 0, 0], dtype)  # the last two: no move, and the slot of far·I
 
     def improve(carry):
         (w, m, q), mu, count, smoothed, _ = carry

@@ -40,7 +40,7 @@ class ConstrainedStatus(Status):
 
 
 class ConstrainedState(NamedTuple):
-    """The constrained trajectory with its k leading eigenvectors followed, n = k(k+1)/2 pairs of them."""
+    """State of the constrained trajectory with its k leading eigenvectors, of which there are n = k(k+1)/2 pairs."""
 
     theta: Theta  # θ†_t
     start: Float[Array, "k p"]  # start for the eigenvectors at θ†_t
@@ -52,7 +52,7 @@ class ConstrainedState(NamedTuple):
 
     @classmethod
     def at(cls, theta, eigenvectors) -> ConstrainedState:
-        """Return the state at a point θ† (p,) that no step led to, with starts (p,) or (k, p) for its eigenvectors."""
+        """Return the state at a first point θ† (p,), with starts (p,) or (k, p) for its eigenvectors."""
         us = jnp.atleast_2d(eigenvectors)
         (k, p), zeros = us.shape, lambda *shape: jnp.zeros(shape, us.dtype)
         stale = jnp.full((), STALE, jnp.int32)
@@ -64,7 +64,7 @@ class ConstrainedState(NamedTuple):
         return self.start[0]
 
 
-#: Age of third derivatives that must be evaluated anew.
+#: Age at which third derivatives must be evaluated again.
 STALE = 1 << 20
 
 
@@ -76,18 +76,18 @@ class ConstrainedRecord(NamedTuple):
     status: Int[Array, ""]  # a ConstrainedStatus
     multiplier: Float[Array, "k k"]  # W, of which θ† is bent by −T⊥:W; ηΣ/2 in the continuous limit
     unsolved: Float[Array, ""]  # residual of the complementarity problem for W, without units; exactly 0 for k = 1
-    overlap: Float[Array, "k k"]  # R, orthogonal: the eigenvectors are R times the last ones, but for the space's turn
+    overlap: Float[Array, "k k"]  # R, orthogonal: the eigenvectors are R times the last, up to the turn of their span
     rounds: Int[Array, ""]  # projection rounds beyond the one center
-    products: Float[Array, "m p"]  # ∇²L(θ†_t) V for the directions asked for
+    products: Float[Array, "m p"]  # ∇²L(θ†_t) V for the requested directions
 
     @property
     def correction(self) -> Float[Array, ""]:
-        """C = W_11, for k = 1 the multiple of ∇S⊥ subtracted; ηδ²/2 in the continuous limit."""
+        """Multiple c = W_11 of ∇S⊥ that is subtracted for k = 1; ηδ²/2 in the continuous limit."""
         return self.multiplier[0, 0]
 
     @property
     def active(self) -> Array:
-        """Whether the step was bent: the sharpness would otherwise pass 2/η."""
+        """Whether the step was bent because the sharpness would otherwise pass 2/η."""
         return jnp.trace(self.multiplier) > 0
 
     @property
@@ -100,17 +100,17 @@ def constrained_step(
     objective: Objective, rule: GradientDescent, state: ConstrainedState, vs: Float[Array, "m p"] | None = None,
     *, tolerance: float = 1e-4, eigen_tolerance: float = 5e-3, thirds_every: int = 1,
 ) -> tuple[ConstrainedState, ConstrainedRecord]:  # fmt: skip
-    """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by predictor and corrector; return also what was measured at θ†_t.
+    """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by a predictor and a corrector, and return what was measured at θ†_t.
 
-    There is one center per step: at θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearized,
-    S + ∇S·Δ and (1 − ηS) u·∇L, and both conditions of M are restored in the same move.  What is left is second order
-    and the next step removes it; where it exceeds the tolerance, rounds of the projection come first.  The nearest
-    point of M lies along ∇S⊥ taken there and not at θ†_t: the next step, which knows it, turns this step's bend into
-    that direction.  Where gradient descent does not overshoot the floor of the valley, S ≤ 1/η, it is left alone: the
-    move along u is −min(η, 1/S) u·∇L.  The eigenvector is followed: another eigenvalue that overtakes S without mixing
-    with u, as of a part of the loss that shares no parameter with the rest, stays unseen for k = 1.
+    Each step has one center: at θ†_t the cubic expansion yields ∇L, S, u and ∇S.  The gradient step is linearized,
+    S + ∇S·Δ and (1 − ηS) u·∇L, and one move restores both conditions of M.  The remainder is second order, and the next
+    step removes it; if it exceeds the tolerance, rounds of the projection come first.  The nearest point of M lies
+    along ∇S⊥ evaluated there, not at θ†_t, so the next step turns this step's bend into that direction.  Where gradient
+    descent does not overshoot the floor of the valley, S ≤ 1/η, its move along u is kept: it is −min(η, 1/S) u·∇L.  The
+    eigenvector is tracked.  For k = 1, another eigenvalue that overtakes S without mixing with u, such as that of a
+    part of the loss that has no parameter in common with the rest, goes unnoticed.
 
-    With k directions the same holds of the block Λ + 𝒯[Δ] ≤ 2/η, (𝒯[Δ])_ij = ∇³L[u_i, u_j]·Δ: the bend is −T⊥:W with
+    With k directions the same holds for the block Λ + 𝒯[Δ] ≤ 2/η, (𝒯[Δ])_ij = ∇³L[u_i, u_j]·Δ: the bend is −T⊥:W with
     W ⪰ 0 from a complementarity problem (:func:`~eoslib.complementarity.solve`).  At least one direction must have a
     margin to the edge.
 
@@ -118,11 +118,11 @@ def constrained_step(
         objective: The loss.
         rule: Update rule; its edge bounds the sharpness.
         state: θ†_t and starts for its eigenvectors, k of them.
-        vs: Directions (m, p) for which ∇²L(θ†_t) v is wanted in the same pass.
-        tolerance: Violation of S ≤ 2/η, relative, above which it is restored before the step.
+        vs: Directions (m, p) for which ∇²L(θ†_t) v is computed in the same pass.
+        tolerance: Relative violation of S ≤ 2/η above which it is removed before the step.
         eigen_tolerance: Residual of u relative to S; of a block, four times this relative to its gaps.
-        thirds_every: For k > 1, steps after which third derivatives are evaluated anew; in between those of the last
-            center are turned with the block.  They are also anew where the violation exceeds half the tolerance.
+        thirds_every: For k > 1, steps between evaluations of the third derivatives; in between, those of the last
+            center are turned with the block.  A violation above half the tolerance also forces an evaluation.
 
     Raises:
         ValueError: if η is not positive and finite, ``thirds_every`` is less than 1, or k > 1 and 3k > p.
@@ -142,7 +142,7 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
     older, last_bend = state.older.astype(dtype), state.bend.astype(dtype)
     angle = eigen_tolerance * (1 if k == 1 else 4)
 
-    # One center; a violation beyond the tolerance is restored and the center looked at again.
+    # One center; a violation beyond the tolerance is removed and the center evaluated again.
     def center(carry):
         theta, start, spent, rounds = carry
         fresh = (state.age + 1 >= thirds_every) | (rounds > 0)
@@ -162,7 +162,7 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
         center, (state.theta, state.start.astype(dtype), zero, zero)
     )
     overlap, cosine = turned(geometry.vectors, older)
-    # The last bend turned from the T⊥ of the last center to that of this one, across the block.
+    # Rotate the previous bend onto the current T⊥, staying across the block.
     turn = bend(geometry, rule, overlap @ state.multiplier.astype(dtype) @ overlap.T) - last_bend
     turn = jnp.where(rounds > 1, 0, geometry.outside(turn, rule))
     slopes = inner(geometry.vectors, geometry.gradient)
@@ -176,14 +176,14 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
     bent = bend(geometry, rule, solved.value)
     move = -rule.learning_rate * geometry.gradient + turn + bent
     move = move + floor_correction(geometry, (overshoot * slopes).astype(dtype))
-    # u turns evenly: extrapolated from the last two it starts far closer to the next, until a refinement or a repair.
+    # u turns at an even rate: extrapolating the last two is a far better start, except after a refinement or a repair.
     latest, off = geometry.improved_vectors, violation(geometry, rule).sharpness
     start = jnp.where((geometry.products > k) | (rounds > 1), latest, 2 * latest - overlap @ older)
     age = jnp.where(fresh | (cosine < SAME_SPACE), 0, state.age + 1)
     age = jnp.where(off > tolerance / 2, STALE, age).astype(jnp.int32)
     kept = geometry.thirds if k > 1 else state.thirds
     following = ConstrainedState(theta + move.astype(theta.dtype), start, latest, solved.value, bent, kept, age)
-    # An error of S within the tolerance on S ≤ 2/η does no harm, however small S is.
+    # An error of S within the tolerance on S ≤ 2/η is harmless, however small S is.
     known = jnp.maximum(angle * gaps(geometry.values), tolerance * rule.edge)
     hopeless = (gone & (excess > tolerance * rule.edge)).any() | (solved.status == ComplementarityStatus.NO_SOLUTION)
     cases = {  # the first that holds decides

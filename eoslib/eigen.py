@@ -1,8 +1,8 @@
 """Leading (largest algebraic) eigenpairs of a symmetric operator that is known only through products.
 
-Knyazev's locally optimal block preconditioned conjugate gradients (LOBPCG), without preconditioner, with the images of
-the basis kept: an iteration for k pairs applies the operator to k vectors and no more, so that a start from a
-neighboring problem is checked and improved at about one product a pair.
+Knyazev's locally optimal block preconditioned conjugate gradients (LOBPCG), without a preconditioner.  The images of
+the basis are kept, so an iteration for k pairs applies the operator to only k vectors, and a start from a neighboring
+problem is checked and improved at about one product per pair.
 
 >>> import jax.numpy as jnp
 >>> pairs = leading_eigenpairs(lambda v: jnp.array([-100.0, 9.0]) * v, jnp.ones((1, 2)))
@@ -41,7 +41,7 @@ def random_direction(size: int, dtype, seed: int = 0) -> Float[Array, " p"]:
 
 
 def direction(start: Float[Array, " p"]) -> Float[Array, " p"]:
-    """Return a start scaled to length one, or a random direction where it has none: zero, or not finite."""
+    """Return a start scaled to length one, or a random direction if the start is zero or not finite."""
     norm = length(start)
     lost = ~((norm > 0) & jnp.isfinite(norm))
     unit = start / jnp.where(lost, 1, norm)
@@ -49,7 +49,7 @@ def direction(start: Float[Array, " p"]) -> Float[Array, " p"]:
 
 
 def directions(start: Float[Array, "k p"]) -> Float[Array, "k p"]:
-    """Return an orthonormal basis of the rows; random ones stand for rows that are zero, not finite or spanned."""
+    """Return an orthonormal basis of the rows; random rows replace those that are zero, not finite or dependent."""
     finite = jnp.where(jnp.isfinite(start).all(axis=1, keepdims=True), start, 0)
     basis, _, kept = _orthonormal(*[jax.vmap(lambda row: row / _scale(row))(finite)] * 2)
 
@@ -65,10 +65,10 @@ TOLERANCE = 3e-4
 
 
 def resolve_tolerance(tolerance: float | None, dtype) -> float:
-    """Return a tolerance that the dtype resolves: by default 3e-4, or the least there is.
+    """Return a tolerance that the dtype resolves: by default 3e-4, or the least that it resolves.
 
     Raises:
-        ValueError: if the one given is below that least, or not below 1.
+        ValueError: if the given tolerance is below that least value, or not below 1.
     """
     floor = 4 * float(jnp.finfo(dtype).eps)
     if tolerance is None:
@@ -94,10 +94,10 @@ class EigenPairs(NamedTuple):
 
 
 def gaps(values: Float[Array, " k"]) -> Float[Array, " k"]:
-    """Return what a residual of each pair is judged against: |λ| of a single one, for a block the gap to its end.
+    """Return the scale of each pair's residual: |λ| for a single pair, the gap to the end of the block for several.
 
     A residual r turns an eigenvector by r over the gap to the eigenvalues left out.  These lie below the last one of
-    the block; a tenth of the first stands for how far.
+    the block; a tenth of the first stands in for the unknown distance.
     """
     k = values.shape[0]
     return jnp.abs(values) if k == 1 else values - values[-1] + jnp.abs(values[0]) / 10
@@ -131,15 +131,15 @@ def dense_eigenpairs(matvec: Callable, size: int, k: int, dtype, tolerance: floa
 
 
 def _dot(a, b):
-    """Inner products (m, n) of long rows (m, p) and (n, p), not as a matrix product.
+    """Return inner products (m, n) of long rows (m, p) and (n, p), without a matrix product.
 
-    On CPUs XLA sums some of those with a single row on a side term by term, which in float32 loses 1e-3 at p = 650,000.
+    On CPUs XLA sums some of these, with a single row on one side, term by term: float32 loses 1e-3 at p = 650,000.
     """
     return jnp.sum(a[:, None] * b[None], axis=-1)
 
 
 def _orthonormal(rows, images):
-    """Orthonormal basis of the span of ``rows`` (m, p), its images, and a mask: lost directions become zero."""
+    """Return an orthonormal basis of the span of ``rows`` (m, p), its images, and a mask; lost directions are zero."""
     norms = jnp.sqrt(jnp.sum(rows * rows, axis=1))
     scale = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
     gram = _dot(rows, rows) * jnp.outer(scale, scale)  # (m, m)
@@ -151,7 +151,7 @@ def _orthonormal(rows, images):
 
 
 def _rayleigh_ritz(basis, images, kept, k):
-    """Top k Ritz pairs in the span of an orthonormal basis: values, coefficients (k, m), and the operator's size."""
+    """Return the top k Ritz pairs in the span of an orthonormal basis: values, coefficients (k, m), operator's size."""
     projected = _dot(basis, images)
     scale = _scale(projected)
     projected = (projected + projected.T) / (2 * scale)
@@ -167,20 +167,20 @@ def leading_eigenpairs(
     *, tolerance: float | None = None, max_products: int = 1000, dense_limit: int = DENSE_LIMIT,
     against: Callable = jnp.abs,
 ) -> EigenPairs:  # fmt: skip
-    """Find the k leading eigenpairs of a symmetric operator, from a start such as the answer to a neighboring problem.
+    """Find the k leading eigenpairs of a symmetric operator, from a start such as those of a neighboring problem.
 
     The largest ALGEBRAIC eigenvalues are sought: for the spectrum {−100, 9} the answer is 9.  The value's error is
     second order in the residual r: at most ‖r‖, and about ‖r‖²/(λ₁ − λ₂) where λ₁ is separated.  A start orthogonal to
-    the leading eigenvector cannot be told from one that has found it: start cold ones at random.
+    the leading eigenvector cannot be distinguished from one that has found it, so draw cold starts at random.
 
     Args:
         matvec: v (p,) ↦ A v (p,), symmetric.
         start: Starting vectors as rows (k, p); they need not be orthonormal.  Rows that are zero, not finite or in the
             span of the others are replaced by reproducible random ones.  Computed in float32 at least.
         tolerance: Largest residual accepted, relative to the eigenvalue's size; 3e-4 where the dtype resolves it.
-        max_products: Give up after so many products (a warm start of k rows alone costs k).
+        max_products: Limit on the number of products (a warm start of k rows alone costs k).
         dense_limit: For p up to this the matrix is formed instead.
-        against: What residuals are relative to, values (k,) ↦ (k,): their size, or :func:`gaps` for a subspace.
+        against: Scale of the residuals, values (k,) ↦ (k,): the values' size, or :func:`gaps` for a subspace.
 
     Raises:
         ValueError: if the start is not a (k, p) array with 1 ≤ k ≤ p, the tolerance is below what the dtype can
@@ -242,7 +242,7 @@ def leading_eigenpairs(
 
 
 def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) -> EigenPairs:
-    """Find one pair by :func:`leading_eigenpairs`, on the side of its start: one product an iteration.
+    """Find one pair by :func:`leading_eigenpairs`, with the sign of its start, at one product per iteration.
 
     Arrays keep a leading axis of one.
     """
@@ -252,16 +252,16 @@ def leading_eigenpair(matvec: Callable, start: Float[Array, " p"], **options) ->
 
 
 def power_step(u: Float[Array, " p"], image: Float[Array, " p"], value: Float[Array, ""]) -> Float[Array, " p"]:
-    """Return A u scaled to length one, on the side of u (u itself where A u = 0): nearer the eigenvector, for free."""
+    """Return A u scaled to length one, with the sign of u (u where A u = 0): nearer the eigenvector, at no cost."""
     norm = length(image)
     return jnp.where(norm > 0, image * (jnp.where(value < 0, -1, 1) / jnp.where(norm > 0, norm, 1)), u)
 
 
 def improved_eigenpair(matvec: Callable, u: Float[Array, " p"], image: Float[Array, " p"], *, tolerance: float):
-    """Return EigenPairs of one pair, from a unit vector u whose image A u is at hand: a start for the next problem.
+    """Return EigenPairs of one pair, from a unit vector u whose image A u is known, as a start for the next problem.
 
-    The vector is improved by a power step, free of cost, or refined where its residual, relative to the eigenvalue,
-    exceeds the tolerance, or where the dense matrix costs nothing; the image counts as one product.
+    The vector is improved by a power step at no cost.  It is refined instead if its residual, relative to the
+    eigenvalue, exceeds the tolerance, or if the dense matrix costs nothing.  The image counts as one product.
     """
     value = inner(u, image)
     residual = length(image - value * u)

@@ -23,8 +23,8 @@ from eoslib.rules import GradientDescent
 def radius_squared(alpha: Any, beta: Any) -> Any:
     """Return δ² = 2α/β, the squared radius of the oscillation (length²); any arrays that broadcast.
 
-    Negative where α < 0: nothing pushes to the edge there, and there is no oscillation.  Where β = 0 it is 0 if α = 0,
-    and infinite otherwise: nothing pushes back.
+    It is negative where α < 0: nothing pushes toward the edge there, and there is no oscillation.  Where β = 0 it is 0
+    if α = 0, and infinite otherwise, because nothing pushes back.
     """
     where = jnp.where if isinstance(alpha, jax.Array) or isinstance(beta, jax.Array) else np.where
     with np.errstate(divide="ignore"):
@@ -39,17 +39,17 @@ def epsilon(alpha: Any, learning_rate: Any) -> Any:
 
 
 class Thirds(NamedTuple):
-    """Third derivatives of a neighboring point, to be turned into the basis of this one."""
+    """Third derivatives at a neighboring point, to be turned into the basis of this one."""
 
     vectors: Float[Array, "k p"]  # the basis there
     thirds: Float[Array, "n p"]  # as in LocalGeometry
-    fresh: Any  # whether they must be evaluated anew
+    fresh: Any  # whether they must be evaluated again
 
 
 class LocalGeometry(NamedTuple):
-    """Third-order picture of the loss at θ along its k leading eigenvectors, n = k(k+1)/2 pairs of them.
+    """Third-order expansion of the loss at θ along its k leading eigenvectors, of which there are n = k(k+1)/2 pairs.
 
-    ``alpha``, ``beta``, … are those of the first direction alone, u = u_1, which with k = 1 is the whole picture.
+    ``alpha``, ``beta``, … are those of the first direction alone, u = u_1, and for k = 1 they describe everything.
     Symmetric k×k matrices Z act on pairs by T:Z = Σ_ij Z_ij ∇³L[u_i, u_j] = svec(Z) @ thirds.
     """
 
@@ -63,7 +63,7 @@ class LocalGeometry(NamedTuple):
 
     @classmethod
     def single(cls, loss, gradient, sharpness, u, hvp, third, products) -> LocalGeometry:
-        """Return the picture along one direction u (p,), from the values that stand for the fields."""
+        """Return the geometry along one direction u (p,), from the values of its fields."""
         return cls(loss, gradient, sharpness[None], u[None], hvp[None], third[None], products)
 
     @property
@@ -73,7 +73,7 @@ class LocalGeometry(NamedTuple):
 
     @property
     def eigenvector(self) -> Float[Array, " p"]:
-        """U = u_1, unit length."""
+        """Leading eigenvector u = u_1, of unit length."""
         return self.vectors[0]
 
     @property
@@ -102,7 +102,7 @@ class LocalGeometry(NamedTuple):
         return jax.vmap(power_step)(self.vectors, self.images, self.values)
 
     def floored(self, rule: GradientDescent) -> Bool[Array, " k"]:
-        """Return on whose floor {u_i·∇L = 0} M lies: the first's, and those that a step would overshoot."""
+        """Return for which directions M requires u_i·∇L = 0: the first, and those that a step would overshoot."""
         return (self.values > rule.edge / 2).at[0].set(True)
 
     def outside(self, w: Float[Array, "*batch p"], rule: GradientDescent | None = None) -> Float[Array, "*batch p"]:
@@ -126,7 +126,7 @@ class LocalGeometry(NamedTuple):
         return -smat(inner(self.thirds, self.outside(self.gradient, rule)))
 
     def slack(self, rule: GradientDescent) -> Float[Array, "k k"]:
-        """Return 2/η I − Λ, how far the block's eigenvalues are below the edge; finite for η = 0, too."""
+        """Return 2/η I − Λ, the distance of the block's eigenvalues below the edge; finite for η = 0, too."""
         largest = float(jnp.finfo(self.values.dtype).max) / 4
         return jnp.diag(jnp.minimum(rule.edge - self.values, largest)).astype(self.values.dtype)
 
@@ -175,15 +175,15 @@ def local_geometry_and_products(
 ) -> tuple[LocalGeometry, Float[Array, "m p"]]:  # fmt: skip
     """Return :func:`local_geometry` and ∇²L v for the m rows of ``vs``, in the same pass (m may be 0).
 
-    Third derivatives that are ``known`` of a neighboring point are turned into the basis found here, unless they are
-    to be fresh, or that basis spans another space.
+    Third derivatives that are ``known`` at a neighboring point are turned into the basis found here, unless they must
+    be fresh or that basis spans another space.
     """
     if start.ndim == 1:
         start = start[None]
     k, options = start.shape[0], {"tolerance": tolerance / 2, "max_products": max_products}
 
     def look(us):
-        """Values, vectors and images in the Ritz basis of a block, and what comes in the same pass."""
+        """Return values, vectors and images in the Ritz basis of a block, and the other results of the same pass."""
         if k == 1:
             cubic, products = objective.cubic_and_hvps(theta, us[0], vs)
             values = inner(us[0], cubic.hvp)[None]
@@ -199,8 +199,8 @@ def local_geometry_and_products(
         pairs = leading_eigenpairs(lambda v: objective.hvp(theta, v), us, against=gaps, **options)
         return pairs.vectors, pairs.products
 
-    # The start first; where it is stale, the vectors refined from it.  (A vector that another has overtaken has no
-    # residual: where the whole matrix costs nothing it is always asked.)
+    # Try the start first; if it is stale, the vectors refined from it.  (A vector that another has overtaken has no
+    # residual, so where the dense matrix costs nothing it is always used.)
     def expand(carry):
         us, spent = carry
         (loss, gradient), values, vectors, images, third, products = look(us)
@@ -229,12 +229,12 @@ def local_geometry_and_products(
     return geometry._replace(thirds=thirds), products
 
 
-#: Least cosine between two blocks up to which the third derivatives of one are turned into those of the other.
+#: Least cosine between two blocks at which the third derivatives of one are still turned into those of the other.
 SAME_SPACE = 0.95
 
 
 def turned(vectors: Float[Array, "k p"], older: Float[Array, "k p"]) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-    """Return R, orthogonal, for which R @ older is nearest to ``vectors``, and the least cosine between the spans."""
+    """Return the orthogonal R for which R @ older is nearest to ``vectors``, and the least cosine between the spans."""
     if vectors.shape[0] == 1:
         return jnp.ones((1, 1), vectors.dtype), jnp.ones((), vectors.dtype)
     left, cosines, right = jnp.linalg.svd(inner(vectors[:, None], older))
@@ -244,8 +244,8 @@ def turned(vectors: Float[Array, "k p"], older: Float[Array, "k p"]) -> tuple[Fl
 def local_geometry(objective: Objective, theta: Theta, start: Float[Array, "*k p"], **options) -> LocalGeometry:
     """Return the local geometry at θ from ``start``, a neighboring point's eigenvector (p,), or k of them (k, p).
 
-    One cubic expansion along a single start yields ∇L, S, ∇S and the residual of the eigenvector for free; only where
-    that residual is too large is the eigenvector refined and the expansion repeated.  Its sign stays that of the start.
+    One cubic expansion along a single start yields ∇L, S, ∇S and the residual of the eigenvector.  Only if that
+    residual is too large, the eigenvector is refined and the expansion repeated.  Its sign stays that of the start.
     For k > 1 the third derivatives of all pairs come from a second pass (:meth:`~eoslib.objective.Objective.thirds`).
     Options: ``tolerance``, the largest residual relative to |S|, or for a block to the gaps of its eigenvalues
     (:func:`~eoslib.eigen.gaps`); ``max_products``, the limit of one refinement.

@@ -1,4 +1,4 @@
-"""What a user hands in, with words where it cannot be used: parameters, a loss, its micro-batches, arrays on devices.
+"""Checks of a user's input, with worded errors: parameters, a loss, its micro-batches, arrays on devices.
 
 >>> print(precision({"w": jnp.ones(3, jnp.bfloat16), "b": 1.0}))
 float32
@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 PAGE = "see 'Your own model' in the book's library reference"
 ARRAY = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
-#: Classes of flax that are no parameters, and its errors where a layer would change them or needs a key.
+#: Classes of flax that are not parameters, and its errors when a layer would change them or needs a key.
 STATE = {"Module", "BatchStat", "RngState", "Cache", "Intermediate"}
 STATEFUL = {"TraceContextError", "ModifyScopeVariableError", "InvalidRngError"}
 
@@ -43,7 +43,7 @@ def _explicit(leaf) -> NamedSharding | None:
 
 
 def precision(params, dtype=None) -> np.dtype:
-    """Return ``dtype``, or that of ``params`` and at least float32; ValueError where a leaf is no parameter."""
+    """Return ``dtype``, or that of ``params``, at least float32; ValueError if a leaf is not a parameter."""
     found = jax.tree.leaves_with_path(params, is_leaf=lambda node: bool(_flax(node) & STATE))
     named = [(f"params{jax.tree_util.keystr(path)}", leaf) for path, leaf in found]
     bad = [(p, leaf) for p, leaf in named if not _is_float(leaf) or p.startswith("params['batch_stats']")]
@@ -81,7 +81,7 @@ def primitives(jaxpr) -> set[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A user's function, equal by itself or, unhashable, by its identity: a scalar, or ValueError with words."""
+    """A user's loss, compared by the function or, if unhashable, its identity; a scalar, or a worded ValueError."""
 
     function: Callable = dataclasses.field(compare=False)
     key: Any
@@ -89,7 +89,7 @@ class Loss:
 
     @classmethod
     def of(cls, function: Callable, *arguments: str, has_aux: bool) -> Loss:
-        """Return the loss; ValueError where the function does not take these arguments."""
+        """Return the loss; ValueError if the function does not take these arguments."""
         try:
             inspect.signature(function).bind(*arguments)
         except TypeError as error:
@@ -136,7 +136,7 @@ def shards(batch) -> int:
 def beside(batch, tree):
     """Return ``tree`` with arrays of one device put where the batch is: on its device, or replicated over its mesh.
 
-    Arrays on several devices stay, and so does everything in traced code or beside a batch that is not committed.
+    Arrays on several devices stay in place, and so does everything in traced code or if the batch is not committed.
     """
     found = [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
     placed = [leaf.sharding for leaf in found if leaf.committed]
@@ -155,10 +155,10 @@ def beside(batch, tree):
 
 
 def require_mean(loss: Callable, theta, batch, micro_batch: int) -> None:
-    """Raise ValueError where ``loss(θ, batch)`` is no mean over samples, as far as a few of them show it.
+    """Raise ValueError if ``loss(θ, batch)`` is not a mean over samples, as far as a few of them show it.
 
-    Few show it best: statistics of a large piece are almost those of its halves.  They are taken from all over the
-    batch, for masks; and θ is moved at random as well, as a head that starts at zero hides what is normalized below it.
+    Few samples show it best, because statistics of a large piece are almost those of its halves.  They come from the
+    whole batch, because of masks.  θ is also moved at random: a head that starts at zero hides normalization below it.
     """
     leaves = jax.tree.leaves((batch, theta))
     if any(isinstance(leaf, Tracer) for leaf in leaves):

@@ -59,8 +59,8 @@ class Objective:
     """θ ↦ L(θ) for a flat vector θ of length p, with derivatives; build it with :meth:`create`.
 
     θ may be more precise (float64, a :class:`~eoslib.position.Position`) than ``dtype``, in which derivatives are
-    evaluated and every result comes back: float32 unless the parameters say otherwise.  The object is a JAX pytree
-    whose only traced content is the batch: pass it as an argument to jitted functions.
+    evaluated and every result is returned.  The object is a JAX pytree whose only traced content is the batch, so pass
+    it as an argument to jitted functions.
     """
 
     batch: Any  # pytree of arrays whose common leading axis counts samples, or None
@@ -70,8 +70,8 @@ class Objective:
     dtype: Any  # precision of all derivatives
     micro_batch: int | None = None  # samples evaluated at once: the same mean of a larger batch, in less memory
     dtypes: tuple = ()  # dtypes of the parameters' leaves, as they were given
-    reverse: bool = False  # whether the loss refuses forward mode (custom_vjp): two vjps then make a jvp
-    shards: int = 1  # devices that the samples are spread over; each evaluates its part of a micro-batch
+    reverse: bool = False  # whether the loss refuses forward mode (custom_vjp): two vjps then replace a jvp
+    shards: int = 1  # devices over which the samples are spread; each evaluates its part of a micro-batch
 
     @classmethod
     def create(
@@ -80,14 +80,14 @@ class Objective:
     ) -> Objective:  # fmt: skip
         """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
-        Of ``params`` only shapes, structure and dtypes matter, and ``dtype`` is theirs by default, float32 at least.
-        Parameters, and floats of the batch that have less precision, reach the loss in it.  ``has_aux`` is for a loss
+        Only the shapes, structure and dtypes of ``params`` matter.  ``dtype`` is theirs by default, float32 at least,
+        and the loss receives the parameters, and batch floats of lower precision, in it.  ``has_aux`` is for a loss
         that returns (loss, aux); the other arguments are the fields above.
 
         Raises:
-            ValueError: if the loss cannot be called so, returns no scalar, has no second derivative, or is no mean over
-                samples where ``micro_batch`` is given; if a leaf of ``params`` is no floating-point array, or there is
-                none; if the leading axes of the batch disagree, or ``micro_batch`` is out of range.
+            ValueError: if the loss cannot be called this way, returns no scalar, has no second derivative, or, with
+                ``micro_batch``, is not a mean over samples; if ``params`` has no leaf, or one that is not a
+                floating-point array; if the leading axes of the batch disagree, or ``micro_batch`` is out of range.
         """
         exactly, dtype = dtype is not None, inputs.precision(params, dtype)
         loss_fn = inputs.Loss.of(loss_fn, *("params", "batch")[: 1 + (batch is not None)], has_aux=has_aux)
@@ -133,7 +133,7 @@ class Objective:
         return structure.unflatten(leaf.astype(dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True))
 
     def position(self, theta) -> Theta:
-        """Return θ (p,), any array or position, in no more precision than it has: a Position above that of ``dtype``.
+        """Return θ (p,), any array or position, without added precision: a Position if it exceeds that of ``dtype``.
 
         Raises:
             ValueError: if θ is not floating point or has the wrong shape.
@@ -148,7 +148,7 @@ class Objective:
         return self.place(jnp.asarray(theta, self.dtype))
 
     def _evaluate(self, expansion: Callable, theta, *directions):
-        """Mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
+        """Return the mean over the batch of ``expansion(loss, θ, *directions)``, an operator linear in the loss."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
         arguments = [vector.astype(self.dtype) for vector in self.place((theta, *directions))]
@@ -158,10 +158,10 @@ class Objective:
 
         if self.micro_batch is None:
             return on() if self.batch is None else on(self.batch)
-        # A piece has equally many samples of every device, so that all of them work and no sample moves.
+        # A piece has equally many samples from every device, so that all of them work and no sample moves.
         n = jax.tree.leaves(self.batch)[0].shape[0]
-        d = math.gcd(n, self.shards)  # another batch may have taken the place of the first
-        n, m = n // d, max(1, self.micro_batch // d)  # of a device
+        d = math.gcd(n, self.shards)  # another batch may have replaced the first
+        n, m = n // d, max(1, self.micro_batch // d)  # per device
         full, rest = n // m, n % m
 
         def cut(a, first, pieces, size):
@@ -217,7 +217,7 @@ class Objective:
     def thirds(self, theta: Theta, us: Float[Array, "k p"]) -> Float[Array, "n p"]:
         """Return ∇³L[u_i, u_j] for the n = k(k+1)/2 pairs i ≤ j, row by row; 3.5 gradients at k = 1, 9 to 12 at 4.
 
-        Written out pair by pair: the compiler then evaluates the k first tangents, which pairs share, once.
+        The pairs are written out one by one, so that the compiler evaluates their k common first tangents only once.
         """
 
         def expansion(f, t, *ds):
@@ -240,7 +240,7 @@ class Objective:
         return self._evaluate(lambda f, t, d: self._derivative(jax.grad(f), t, d, order - 1), theta, w)
 
     def _along(self, f, theta, d):
-        """Value and derivative along d of f at θ."""
+        """Return the value and the derivative along d of f at θ."""
         if not self.reverse:
             return jax.jvp(f, (theta,), (d,))
         value, pullback = jax.vjp(f, theta)
@@ -251,7 +251,7 @@ class Objective:
         return jax.vmap(lambda d: self._along(jax.grad(f), theta, d)[1])(ds)
 
     def _derivative(self, f, theta, d, order: int):
-        """The order-th derivative of f at θ along d."""
+        """Return the order-th derivative of f at θ along d."""
         return self._along(lambda t: self._derivative(f, t, d, order - 1), theta, d)[1] if order else f(theta)
 
     def _cubic(self, f, theta, u) -> Cubic:
@@ -260,6 +260,6 @@ class Objective:
         return Cubic(value, gradient, hvp, third)
 
 
-# What `create` looks at, traced once for equal objectives.
+# What `create` examines, traced once for equal objectives.
 _loss, _hvp = jax.jit(Objective.loss), jax.jit(Objective.hvp)
 _piece = jax.jit(lambda objective, theta, piece: objective.loss_fn(objective.unravel(theta), piece))

@@ -1,7 +1,7 @@
 """A position θ to twice the precision of its derivatives: the unevaluated sum of two vectors.
 
-Gradient descent's steps soon are far below the resolution of a float32 θ, while a loss is evaluated at the rounded θ
-anyway.  A sum ``high + low`` keeps the steps without 64-bit arithmetic, which a user's loss was not written for.
+Gradient descent's steps soon fall far below the resolution of a float32 θ, while a loss is evaluated at the rounded θ
+anyway.  A sum ``high + low`` keeps the steps without 64-bit arithmetic, for which a user's loss was not written.
 
 >>> import jax.numpy as jnp
 >>> start = Position.of(jnp.ones(1))
@@ -54,12 +54,12 @@ class Position:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(p,)."""
+        """Shape (p,)."""
         return self.high.shape
 
     @property
     def dtype(self) -> Any:
-        """Precision of each of the two vectors, in which moves and displacements are."""
+        """Precision of each of the two vectors, and of moves and displacements."""
         return self.high.dtype
 
     def astype(self, dtype: Any) -> Float[Array, " p"]:
@@ -87,12 +87,12 @@ class Position:
         return (np.asarray(self.high, np.float64) + np.asarray(self.low, np.float64)).astype(dtype or np.float64)
 
 
-#: What stands for θ in an argument or a state: a vector, or a position.
+#: Type of θ in arguments and states: a vector, or a position.
 Theta = Position | Float[Array, " p"]
 
 
 def _two_sum(a, b):
-    """The rounded sum of a and b, and its error exactly (Knuth)."""
+    """Return the rounded sum of a and b, and its exact error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)

@@ -55,7 +55,7 @@ ad.primitive_jvps[_refusing] = ad.primitive_transposes[_refusing] = _refuse
 
 @jax.custom_jvp
 def _held(u, image):
-    """Return u as a constant for first derivatives; whoever differentiates those, along the image, is refused."""
+    """Return u as a constant for first derivatives; differentiating those again, along the image, is refused."""
     return u
 
 
@@ -66,7 +66,7 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def _opaque(tree, value):
-    """Return the tree; in reverse mode a derivative that reaches it is refused, in forward mode it is NaN."""
+    """Return the tree; a derivative that reaches it is refused in reverse mode and NaN in forward mode."""
     return tree
 
 
@@ -87,7 +87,7 @@ def _solve(objective: Objective, theta, start, tolerance, max_products):
 
     pairs = leading_eigenpair(matvec, start, tolerance=tolerance, max_products=max_products)
     u = pairs.vectors[0]
-    image = objective.hvp(theta, u)  # afresh: the solver's own images drift by the rounding of its updates
+    image = objective.hvp(theta, u)  # computed again: the solver's own images drift by the rounding of its updates
     value = inner(_held(u, image), image)  # its derivative, u held fixed, is ∇³L[u, u]: Hellmann and Feynman
     error = length(jax.lax.stop_gradient(image - value * u))
     stalled = (pairs.status == EigenStatus.CONVERGED) & (error > 2 * tolerance * jnp.abs(value))
@@ -101,21 +101,21 @@ def sharpness(
     *, micro_batch: int | None = None, tolerance: float | None = None, max_products: int = 1000, start=None,
     seed: int = 0, has_aux: bool = False,
 ) -> Sharpness:  # fmt: skip
-    """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters: converged, or said not to be.
+    """Compute S(θ) = λ_max(∇²L(θ)) of any loss on a pytree of parameters, with a status that says if it converged.
 
     It works inside ``jit``, ``vmap`` and ``scan``.  The derivative of ``value``, in parameters and batch, is that of a
-    simple eigenvalue, ∇³L[u, u], about three gradients; that of the eigenvector is not implemented: reverse mode says
-    so, forward mode gives NaN.
+    simple eigenvalue, ∇³L[u, u], and costs about three gradients.  The derivative of the eigenvector is not
+    implemented: reverse mode raises an error that says so, and forward mode gives NaN.
 
     Args:
         loss_fn: ``loss_fn(params, batch) -> scalar``, a mean over samples (``loss_fn(params)`` without a batch).
         params: Pytree of floating-point arrays.
-        batch: Pytree of arrays with a common leading axis: the whole data set, for a sharpness that is not a sample's.
+        batch: Pytree of arrays with a common leading axis: the whole data set, or the sharpness is that of a part.
         micro_batch: Samples evaluated at once, where the whole batch does not fit in memory; the result is the same.
         tolerance: Residual ‖∇²L u − S u‖ accepted, relative to |S|; the relative error of S is about its square.  By
             default 3e-4, or the least that the dtype resolves.
         max_products: Limit on Hessian-vector products.
-        start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default, or where zero.
+        start: Pytree like ``params``, e.g. the last eigenvector; random (from ``seed``) by default, or if it is zero.
         seed: Seed of the random start.
         has_aux: Whether ``loss_fn`` returns (loss, aux).
 

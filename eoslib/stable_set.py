@@ -42,12 +42,12 @@ class Violation(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """A point of M, its geometry, what is left of the way to it and a worded status."""
+    """A point of M, its geometry, its distance from the nearest point and a worded status."""
 
     theta: Theta
     geometry: LocalGeometry
     violation: Violation
-    offset: Float[Array, ""]  # a length: how far along M the nearest point is, to first order, with the error of u
+    offset: Float[Array, ""]  # length along M to the nearest point, to first order, with the error of u
     rounds: Int[Array, ""]  # local geometries evaluated
     status: Int[Array, ""]  # a ProjectionStatus
 
@@ -69,26 +69,26 @@ def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
     return Violation(excess, length(floor_slopes(geometry, rule)) / jnp.where(norm > 0, norm, 1))
 
 
-#: Relative slope above which a point is far up the valley's wall: S there is not that of the floor below it.
+#: Relative slope above which a point is far up the valley's wall, where S is not that of the floor below it.
 WALL = 0.05
 
 
 def bend(geometry: LocalGeometry, rule: GradientDescent, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:
-    """Return the move −T⊥:W, for k = 1 −c∇S⊥ (a length): it lowers ∇²L on the block by 𝒢W to first order."""
+    """Return the move −T⊥:W, for k = 1 −c∇S⊥ (a length), which lowers ∇²L on the block by 𝒢W to first order."""
     return -svec(multiplier) @ geometry.across(rule)
 
 
 def lost(geometry: LocalGeometry, rule: GradientDescent, excess: Float[Array, " k"], extent: Any) -> Bool[Array, " k"]:
     """Return which eigenvalues only a bend longer than θ itself, 1 + ``extent``, could lower by an excess.
 
-    Such a bend is none: for this purpose T⊥_ii, for k = 1 ∇S⊥, has vanished.
+    For these eigenvalues T⊥_ii, for k = 1 ∇S⊥, counts as zero.
     """
     i, j = np.triu_indices(geometry.values.size)
     return excess > length(geometry.across(rule)[np.flatnonzero(i == j)]) * (1 + extent)
 
 
 def constraint_force(geometry: LocalGeometry, rule: GradientDescent, room, gone, start: Any = None) -> Multiplier:
-    """Solve for the multiplier (k, k) that lifts ``room`` (k, k) to positive semidefinite; lost rows ask for none."""
+    """Solve for the multiplier (k, k) that makes ``room`` (k, k) positive semidefinite; lost rows impose nothing."""
     room = jnp.where(gone[:, None] | gone[None], jnp.eye(gone.size, dtype=room.dtype), room)
     return solve(geometry.gram(rule), room.astype(geometry.values.dtype), start)
 
@@ -102,9 +102,9 @@ def floor_correction(geometry: LocalGeometry, slopes: Float[Array, " k"]) -> Flo
 def restoring_move(
     geometry: LocalGeometry, rule: GradientDescent, along: Any = 0.0, extent: Any = 1e18
 ) -> Float[Array, " p"]:
-    """Return the move of one round: Newton to the floor alone while far up the wall, both corrections together after.
+    """Return the move of one round: only Newton to the floor while far up the wall, both corrections together after.
 
-    ``along`` (p,), on the floor, is made with the two; what it adds to ∇²L on the block is corrected, too.
+    ``along`` (p,), a move on the floor, is added to the two; its effect on ∇²L within the block is corrected, too.
     """
     up_the_wall, across = violation(geometry, rule).slope > WALL, geometry.across(rule)
     room = geometry.slack(rule) - smat(inner(across, jnp.broadcast_to(along, geometry.gradient.shape)))
@@ -116,8 +116,8 @@ def restoring_move(
 def floor_offset(objective: Objective, theta: Theta, geometry: LocalGeometry, rule: GradientDescent, r):
     """Return Σ_i (u_i·r) n_i (p,), the part of r along the normals of the floor; a Hessian-vector product each.
 
-    The normal of {u·∇L = 0}, scaled to u·n = 1, is u + ∇³L[u, w]/S with w = Σ_{k>1} u_k (u_k·∇L)/(S − λ_k): u turns
-    along the floor.  This tilt of order ε² is evaluated for λ_k ≪ S, as a difference over at most half a step.
+    The normal of {u·∇L = 0}, scaled to u·n = 1, is u + ∇³L[u, w]/S with w = Σ_{k>1} u_k (u_k·∇L)/(S − λ_k), because u
+    turns along the floor.  This tilt of order ε² is evaluated for λ_k ≪ S, as a difference over at most half a step.
     """
     values = geometry.values
     floor = geometry.floored(rule)[:, None]
@@ -135,11 +135,11 @@ def project(
 ) -> Projection:  # fmt: skip
     """Project θ₀ onto M: find the nearest point θ, where r = θ₀ − θ is normal to M.
 
-    Newton along u comes first while the point is far up the valley's wall (a gradient-descent iterate has |x| ~ δ: the
-    simultaneous step of the published procedure then lands a good part of δ away).  Each later round restores both
-    conditions and moves along M until r = s n + c ∇S⊥, where n is the normal of the floor, c ≥ 0 and c (S − 2/η) = 0.
-    It multiplies the distance left by about ε|x|/δ; where that distance grows, the moves along M are halved, and the
-    last third of the rounds makes none.  A point of M is returned unchanged.
+    While the point is far up the valley's wall, Newton along u comes first (from a gradient-descent iterate, |x| ~ δ,
+    the simultaneous step of the published procedure lands a sizable fraction of δ away).  Each later round restores
+    both conditions and moves along M until r = s n + c ∇S⊥, where n is the normal of the floor, c ≥ 0 and
+    c (S − 2/η) = 0.  It multiplies the remaining distance by about ε|x|/δ.  If that distance grows, the moves along M
+    are halved, and the last third of the rounds makes none.  A point of M is returned unchanged.
 
     Args:
         objective: The loss.
@@ -167,10 +167,10 @@ def project(
 
 @jax.jit(static_argnames=("tolerance", "slope_tolerance", "eigen_tolerance", "max_rounds"))
 def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_tolerance, max_rounds) -> Projection:
-    # A move below the resolution of the positions in the derivatives' precision cannot be told from zero.
+    # A move below the resolution of the positions in the derivatives' precision cannot be distinguished from zero.
     resolution = float(jnp.finfo(objective.dtype).eps)
 
-    # Look first and move after, so that the expansion is compiled once.
+    # Evaluate first and move afterwards, so that the expansion is compiled once.
     def improve(carry):
         theta, start, rounds, share, last = carry
         geometry = local_geometry(objective, theta, start, tolerance=eigen_tolerance)
@@ -190,7 +190,7 @@ def _project(objective, origin, start, rule, tolerance, slope_tolerance, eigen_t
         feasible = (off.sharpness <= tolerance) & ((off.slope <= slope_tolerance) | tiny)
         nearest = feasible & (offset <= jnp.maximum(accepted, resolution * extent))
         late = rounds >= 2 * max_rounds // 3
-        # A correction longer than θ itself is no correction: ∇S⊥ has vanished for this purpose.
+        # A correction longer than θ itself is not a correction: ∇S⊥ counts as zero.
         far = jnp.abs(sharpness - rule.edge) > jnp.sqrt(geometry.beta) * (1 + extent)
         cases = {
             ProjectionStatus.NOT_FINITE: ~jnp.isfinite(jnp.stack([geometry.loss, sharpness, off.slope])).all(),

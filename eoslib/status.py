@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Status(enum.IntEnum):
-    """Base of all statuses: a member is declared by its sentence, its ``message``, and numbered from 0 in order."""
+    """Base class of all statuses; a member is declared by its sentence, ``message``, and numbered from 0 in order."""
 
     message: str
 

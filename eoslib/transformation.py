@@ -1,4 +1,4 @@
-"""The constrained step as an optax transformation, for anyone's training loop.
+"""The constrained step as an optax transformation, for any training loop.
 
 >>> import jax.numpy as jnp
 >>> optimizer = constrained_gradient_descent(0.25)
@@ -27,7 +27,7 @@ from eoslib.rules import GradientDescent, resolve
 
 
 class ConstrainedTransformState(NamedTuple):
-    """Optax state: the constrained trajectory but for its position, which is the (trainable) parameters."""
+    """Optax state: the constrained trajectory without its position, which is the (trainable) parameters."""
 
     start: Float[Array, "k p"]
     older: Float[Array, "k p"]
@@ -108,22 +108,22 @@ def constrained_gradient_descent(
     rule: GradientDescent | Callable | Any,
     *, directions: int = 1, thirds_every: int = 5, seed: int = 0, trainable: Any = True,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-    """Return the constrained step as an optax transformation, for anyone's training loop.
+    """Return the constrained step as an optax transformation, for any training loop.
 
     ``update(grads, state, params, loss_fn=…)`` ignores ``grads`` and returns the move from θ† to the next point of the
     constrained trajectory; ``loss_fn(params)`` is the full-batch loss, or ``loss_fn(params, batch)`` with ``batch=…``,
     and returns (loss, aux) with ``has_aux=True``.  ``state.message`` says how the step went.  The first step costs a
     cold eigen-solve.  Like ``jax.jit``, ``update`` compiles once for a function ``loss_fn`` and shapes, and what the
-    function encloses is then fixed: hand in the same function each time, and data that change as ``batch``.
-    (``TrainState.apply_gradients`` of flax passes nothing on: there call ``state.tx.update`` and ``replace``.)
+    function closes over is then fixed: pass the same function each time, and changing data as ``batch``.
+    (``TrainState.apply_gradients`` of flax forwards no arguments; call ``state.tx.update`` and ``replace`` instead.)
 
     Args:
         rule: Step size η of gradient descent, whose edge is 2/η, a schedule of it (count ↦ η), or another update rule.
-        directions: Leading directions held at the edge or below, k: as many as reach it, and one more.
+        directions: Number k of leading directions held at or below the edge: as many as reach it, and one more.
         thirds_every: For k > 1, steps between evaluations of the third derivatives.
         seed: Seed of the eigenvectors' cold start.
         trainable: Pytree of booleans like ``params``, a prefix of one, or a function of ``params`` that returns one:
-            the sharpness is that of the trainable block, and the other parts stay.
+            the sharpness is that of the trainable block, and the other parts do not move.
 
     Raises:
         ValueError: if η is not positive and finite; from ``init`` and ``update`` if ``trainable`` does not fit

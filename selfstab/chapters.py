@@ -2,8 +2,8 @@
 
 Nothing here imports JAX.
 
->>> [run.key("quick", seed=0) for run in runs("04_constrained_trajectory", "quick")]
-['mlp-cifar10--eta0.02--seed0']
+>>> [run.key("test", seed=0) for run in runs("04_constrained_trajectory", "test")]
+['mlp-cifar10--eta0.02--seed0', 'mlp-cifar10-natural--eta0.02--seed0']
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selfstab import settings
 class Run:
     """A run that a chapter draws on: a named experiment, possibly at another η, and an offset to the seed.
 
-    Further seeds are drawn at the scales named alone: at test scale one is enough, at paper scale one is affordable.
+    Further seeds are run only at the scales named: at test scale one is enough, at paper scale one is affordable.
     """
 
     name: str
@@ -32,18 +32,18 @@ class Run:
         )
 
     def key(self, scale: str, seed: int) -> str:
-        """Return its name at a scale, for the seed that the whole build was asked for."""
+        """Return its name at a scale, for the seed of the whole build."""
         return self.setting(scale).key(seed + self.seed_offset)
 
 
 def _rates(name: str, **rates: tuple[float, ...]) -> tuple[Run, ...]:
-    """Runs of one experiment that differ in η: so many rates for each scale at which they are drawn on."""
+    """Return runs of one experiment that differ in η, with the rates of each scale at which they are used."""
     columns = zip(*rates.values(), strict=True)
     return tuple(Run(name, dict(zip(rates, column)), scales=tuple(rates)) for column in columns)
 
 
 def _seeds(name: str, count: int = 5) -> tuple[Run, ...]:
-    """All but the first of so many seeds, at quick scale: at the others one run of an experiment is enough."""
+    """Return the runs of all but the first of ``count`` seeds, at quick scale; elsewhere one run is enough."""
     return tuple(Run(name, seed_offset=offset, scales=("quick",)) for offset in range(1, count))
 
 
@@ -53,7 +53,7 @@ _SEVERAL_RATES = (
     *_rates("mlp-cifar10", paper=(0.04, 0.02, 0.015, 0.01)),
 )
 
-# Minutes of compiling even at quick scale, all but the first.
+# All but the first take minutes to compile even at quick scale.
 _OTHER_NETWORKS = (
     Run("cnn-cifar10", scales=("quick", "paper")),
     Run("resnet18-cifar10", scales=("paper",)),
@@ -62,19 +62,42 @@ _OTHER_NETWORKS = (
 
 #: Which runs each chapter draws on; the task graph and the chapters read the same table.
 RUNS: dict[str, tuple[Run, ...]] = {
-    "01_progressive_sharpening": _SEVERAL_RATES,
-    "02_edge_of_stability": _SEVERAL_RATES,
-    "03_self_stabilization": (Run("mlp-cifar10"),),
-    "04_constrained_trajectory": (Run("mlp-cifar10"),),
-    "05_predicted_dynamics": (Run("mlp-cifar10"), *_OTHER_NETWORKS),
+    "01_progressive_sharpening": (*_SEVERAL_RATES, *_seeds("mlp-cats-dogs")),
+    "02_edge_of_stability": (*_SEVERAL_RATES, *_seeds("mlp-cats-dogs")),
+    "03_self_stabilization": (Run("mlp-cifar10"), *_seeds("mlp-cifar10")),
+    "04_constrained_trajectory": (
+        Run("mlp-cifar10"),
+        *_seeds("mlp-cifar10"),
+        Run("mlp-cifar10-natural"),
+        *_seeds("mlp-cifar10-natural"),
+    ),
+    "05_predicted_dynamics": (
+        Run("mlp-cifar10"),
+        *_seeds("mlp-cifar10"),
+        Run("mlp-cifar10-natural"),
+        *_seeds("mlp-cifar10-natural"),
+        *_OTHER_NETWORKS,
+    ),
     "06_beyond_the_cubic": (Run("mlp-cats-dogs-logistic"), Run("mlp-cifar10-cross-entropy")),
-    "07_assumptions": (Run("mlp-cifar10"),),
+    "07_assumptions": (
+        Run("mlp-cifar10", scales=("test", "quick")),
+        *_seeds("mlp-cifar10"),
+        Run("mlp-cifar10-natural"),
+        *_seeds("mlp-cifar10-natural"),
+        Run("mlp-cifar10-cross-entropy"),
+        Run("mlp-cats-dogs-logistic"),
+        *_SEVERAL_RATES,
+    ),
     "08_settings": (
         *_SEVERAL_RATES,
         *_seeds("mlp-cats-dogs"),
         Run("mlp-cats-dogs", scales=("paper",)),
         Run("mlp-cifar10", scales=("test", "quick")),
         *_seeds("mlp-cifar10"),
+        Run("mlp-cats-dogs-natural", scales=("quick",)),
+        *_seeds("mlp-cats-dogs-natural"),
+        Run("mlp-cifar10-natural"),
+        *_seeds("mlp-cifar10-natural"),
         *(Run(f"mlp-cats-dogs-{activation}", scales=("quick",)) for activation in settings.ACTIVATIONS[1:]),
         Run("mlp-cats-dogs-logistic"),
         *_rates("mlp-cats-dogs-logistic", quick=(0.08, 0.03)),

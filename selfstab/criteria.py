@@ -84,7 +84,7 @@ def get(setting: Setting | str) -> Criterion:
 
 
 def accuracy(outputs: Float[Array, "n k"], targets: Num[Array, " n"]) -> Float[Array, ""]:
-    """Return the fraction of samples classified right: by the largest output, or by the sign of the score."""
+    """Return the fraction of samples classified correctly, by the largest output or by the sign of the score."""
     if jnp.issubdtype(targets.dtype, jnp.floating):
         right = (_score(outputs, targets, "accuracy") > 0) == (targets > 0)
     else:

@@ -1,4 +1,4 @@
-"""A setting made concrete: its objective, its starting point and its data; and the run that it asks for."""
+"""The experiment of a setting: its objective, its starting point and its data, and the run that it specifies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfstab.settings import Setting
 
 
 class Experiment(NamedTuple):
-    """What a run works on."""
+    """The objects that a run works on."""
 
     objective: Objective  # full-batch mean loss on the training data
     theta: Float[Array, " p"]  # initial parameters, float32
@@ -25,12 +25,12 @@ class Experiment(NamedTuple):
 
 
 def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
-    """Return the experiment that a setting and a seed (of the initial parameters) name.
+    """Return the experiment that a setting and a seed name: initial parameters, and a sample of the data (0: all).
 
     Raises:
-        ValueError, selfstab.data.DataError: from the loaders, in words.
+        ValueError, selfstab.data.DataError: from the loaders.
     """
-    train = data.load(setting, folder=folder)
+    train = data.load(setting, folder=folder).resampled(seed)
     module = networks.build(setting)
     params = networks.init(module, train.inputs, seed)
     losses = networks.per_sample_loss(setting, module)
@@ -41,7 +41,7 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
 
 
 def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: bool = True) -> Approach:
-    """Descend to the edge, as a setting asks."""
+    """Descend to the edge, as a setting specifies."""
     steps = setting.edge_steps
     return find_instability(
         prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, progress=progress
@@ -49,7 +49,7 @@ def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: boo
 
 
 def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io) -> xr.Dataset:
-    """Return the approach found and the track from there, as a setting asks; ``io`` as in ``track_from``."""
+    """Return the approach found and the track from there, as a setting specifies; ``io`` as in ``track_from``."""
     options = Options(
         generalized=setting.generalized, strided=setting.strided, kick=setting.kick, transport=setting.transport,
         directions=setting.directions, restart_every=setting.restart_every, central=setting.central,

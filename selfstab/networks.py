@@ -1,7 +1,7 @@
 """Networks, all behind one interface: ``build`` a flax module, ``init`` its parameters, ``apply`` it to a batch.
 
-The shapes are those of the paper's released experiments (arXiv 2209.15594), except where the paper leaves them open:
-the transformer's feed-forward width (4×), the normalization and average pooling of VGG-11, and the encoders' pooling.
+MLP and CNN have the shapes of the released experiments (arXiv 2209.15594).  ResNet-18 and the transformer are variants
+(smooth activations throughout, a feed-forward width of 4×, masked padding).  VGG-11 and BERT-tiny are only named there.
 Since curvature is measured, everything is smooth in the parameters (no dropout, no max-pooling; ``relu`` on request).
 
 >>> import numpy as np
@@ -41,8 +41,8 @@ UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Conv(nn.Module):
     """Convolve with square kernels and SAME padding, by one matrix product of the pixels' neighborhoods.
 
-    Parameters and outputs are those of ``flax.linen.Conv``.  But on CPUs XLA has fast code only for convolutions
-    outside loops and in one order of dimensions: higher derivatives, taken in loops, would be many times slower.
+    Parameters and outputs are those of ``flax.linen.Conv``.  On CPUs, however, XLA has fast code only for convolutions
+    outside loops and in one order of dimensions, so higher derivatives, taken in loops, would be many times slower.
     """
 
     features: int
@@ -104,7 +104,7 @@ def _head(classes: int, kernel_init: Callable = UNIFORM) -> nn.Dense:
 
 
 class Network(nn.Module):
-    """State what every network is built from: its width, its number of outputs, its activation."""
+    """Hold the fields of every network: its width, its number of outputs, its activation."""
 
     width: int
     classes: int
@@ -112,7 +112,7 @@ class Network(nn.Module):
 
 
 class MLP(Network):
-    """Flatten, two hidden layers of ``width``, output layer."""
+    """Flatten the images, then apply two hidden layers of ``width`` and the output layer."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
@@ -196,7 +196,7 @@ class EncoderLayer(nn.Module):
 class Encoder(Network):
     """Embeddings of words and positions, encoder layers, mean over the real tokens, an output layer that starts at 0.
 
-    ``bert`` adds what the BERT family has: a normalized embedding, and a tanh layer between mean and output layer.
+    ``bert`` adds two parts of the BERT family: a normalized embedding, and a tanh layer between mean and output layer.
     """
 
     bert: bool = False
@@ -223,7 +223,7 @@ class Encoder(Network):
 
 
 def outputs(setting: Setting) -> int:
-    """Return how many outputs a network has: ten classes, or two under cross-entropy, or one score for labels ±1."""
+    """Return the number of outputs of a network: ten classes, two under cross-entropy, or one score for labels ±1."""
     if setting.dataset == "cifar10":
         return 10
     return 2 if setting.criterion == "cross-entropy" else 1
@@ -238,7 +238,7 @@ def build(setting: Setting) -> nn.Module:
 
 def init(module: nn.Module, inputs: ArrayLike, seed: int) -> Params:
     """Return float32 parameters drawn from a seed; of the inputs (n, …) only the shape matters."""
-    # Unoptimized code draws the same numbers, and compiling is all that this costs (ResNet-18: 1 s instead of 11 s).
+    # Unoptimized code draws the same numbers, and the cost here is compilation alone (ResNet-18: 1 s instead of 11 s).
     draw = jax.jit(module.init, compiler_options={"xla_backend_optimization_level": 0})
     return draw(jax.random.key(seed), jnp.asarray(inputs[:1]))["params"]
 

@@ -1,9 +1,9 @@
 """The one table of named experiments.
 
-A :class:`Setting` says everything that a run depends on besides its seed: data, network, criterion, learning rate and
+A :class:`Setting` holds everything that a run depends on besides its seed: data, network, criterion, learning rate and
 lengths.  Each named experiment has three scales: ``paper`` (published sizes), ``quick`` (what a newcomer and CI run)
-and ``test`` (still smaller, for the test suite).  Nothing here imports JAX.  A setting holds values alone; what they
-mean is decided in :mod:`selfstab.experiment`, whose code is part of every run's digest.
+and ``test`` (still smaller, for the test suite).  Nothing here imports JAX.  A setting holds only values; their meaning
+is decided in :mod:`selfstab.experiment`, whose code is part of every run's digest.
 
 >>> get("mlp-cats-dogs", "quick").learning_rate
 0.01
@@ -22,7 +22,7 @@ DATASETS = ("cifar10", "cats-dogs", "sst2")
 MODELS = ("mlp", "cnn", "resnet18", "vgg11", "transformer", "bert-tiny")
 ACTIVATIONS = ("swish", "tanh", "gelu", "relu", "softplus")
 CRITERIA = ("squared-error", "cross-entropy", "logistic")
-#: Each of those names as readers know it, where that is another.
+#: The name that readers know, where it differs from the one above.
 WORDS = {
     "cifar10": "CIFAR-10", "cats-dogs": "cats and dogs", "sst2": "SST-2",
     "mlp": "MLP", "cnn": "CNN", "resnet18": "ResNet-18", "vgg11": "VGG-11", "transformer": "Transformer",
@@ -50,18 +50,18 @@ class Setting:
         activation: One of :data:`ACTIVATIONS`.
         criterion: One of :data:`CRITERIA`.
         learning_rate: Step size η of full-batch gradient descent.
-        edge_steps: Most gradient-descent steps spent on reaching S = 2/η.
-        tracked_steps: Steps recorded from the instability on.
+        edge_steps: Limit on the gradient-descent steps to reach S = 2/η.
+        tracked_steps: Steps recorded, the first at the instability.
         image_size: Side of the images in pixels (32, or 16 for a 2×2 average pool of them).
         micro_batch: Samples per derivative evaluation; ``None`` takes the whole batch at once.
         strided: Steps between the costly extras (spectrum, tensor norms, profile along u); 0 switches them off.
-        generalized: Whether the generalized prediction is advanced too (two gradients a step more).
-        kick: At the instability gradient descent is moved along u by this fraction of δ: without it the first |x| is
-            rounding, and the moment of the first blow-up is arbitrary.
-        directions: Most leading directions followed; the rule takes as many as are near the edge, and one more.
-        restart_every: Steps after which the predictions start afresh from gradient descent; 0: never.
+        generalized: Whether the generalized prediction is advanced too (two more gradients per step).
+        kick: At the instability gradient descent is moved along u by this fraction of δ; 0 is the natural start, whose
+            initial |x| is whatever training left along u.
+        directions: Limit on the leading directions followed: as many as are near the edge, and one more.
+        restart_every: Steps after which the predictions restart from gradient descent; 0: never.
         central: Substeps of the central flow per step; 0 switches it off.
-        transport: Period of the transported products β_{s→t}, in steps; 0 switches them off (one gradient a step).
+        transport: Period of the transported products β_{s→t}, in steps (one gradient per step); 0 switches them off.
 
     Raises:
         ValueError: on an unknown name or a size or rate that is out of range, with the value received.
@@ -113,11 +113,11 @@ class Setting:
             raise ValueError(f"model {self.model!r} does not read data set {self.dataset!r}")
 
     def key(self, seed: int) -> str:
-        """Name of the run of this setting with this seed (its file is ``results/<scale>/<key>.nc``)."""
+        """Return the name of the run of this setting with this seed (its file is ``results/<scale>/<key>.nc``)."""
         return f"{self.name}--eta{self.learning_rate:g}--seed{seed}"
 
     def digest(self) -> str:
-        """Return a SHA-256 (16 hex digits) of every field: a changed setting is another run."""
+        """Return a SHA-256 (16 hex digits) of all fields, so that a changed setting is another run."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -125,7 +125,7 @@ def _row(common: dict, *, test: dict, quick: dict, paper: dict) -> dict[str, dic
     return {"test": common | test, "quick": common | quick, "paper": common | paper}
 
 
-# Chosen so that the edge is met soon and ε = η√α stays small (the theory's regime).
+# Chosen so that the edge is reached soon and ε = η√α stays small (the theory's regime).
 _TABLE: dict[str, dict[str, dict]] = {
     "mlp-cats-dogs": _row(
         dict(dataset="cats-dogs", model="mlp", criterion="squared-error", kick=0.5),
@@ -183,7 +183,7 @@ _TABLE: dict[str, dict[str, dict]] = {
         paper=dict(n=200, width=16, learning_rate=0.01, edge_steps=1000, tracked_steps=25, micro_batch=25),
     ),
     # At quick scale ε .03 and 264 steps to the edge; at paper scale not tried.  Its head does not start at zero: S is
-    # 800 at the start, and thousands with 16×16 images, whose last layers normalise few numbers.
+    # 800 at the start, and thousands with 16×16 images, whose last layers normalize few numbers.
     "vgg11-cifar10": _row(
         dict(dataset="cifar10", model="vgg11", criterion="squared-error", kick=0.5, strided=0),
         test=dict(n=20, width=8, learning_rate=0.005, edge_steps=500, tracked_steps=25),
@@ -192,8 +192,8 @@ _TABLE: dict[str, dict[str, dict]] = {
     ),
 }
 
-# The ten classes until several eigenvalues are at the edge: with as many directions, beside the central flow, which is
-# a third of the cost, and with one alone.
+# The ten classes until several eigenvalues are at the edge: with as many directions, with the central flow beside them
+# (a third of the cost), and with one direction alone.
 _TABLE |= {
     f"mlp-cifar10-{kind}": {
         scale: row | dict(restart_every=100, transport=0, strided=0, **extra, tracked_steps=steps)
@@ -203,10 +203,20 @@ _TABLE |= {
         "directions": dict(directions=6), "central-flow": dict(directions=6, central=1), "one-direction": {},
     }.items()
 }  # fmt: skip
-_TABLE["mlp-cifar10-directions"]["paper"]["directions"] = 8  # after 825 of 2,000 steps six are at the edge
+_TABLE["mlp-cifar10-directions"]["paper"] |= dict(directions=8, tracked_steps=1000)  # six are at the edge after 825
+
+# The start of the paper's procedure: where S reaches 2/η, without a kick.  |x| is then whatever training left along u,
+# and the first blow-up is higher.
+_TABLE |= {
+    f"{name}-natural": {
+        scale: row | dict(kick=0.0, transport=0, tracked_steps=steps)
+        for (scale, row), steps in zip(_TABLE[name].items(), (80, 200, 400), strict=True)
+    }
+    for name in ("mlp-cats-dogs", "mlp-cifar10")
+}
 
 # The first experiment with other activations.  At quick scale ε .06 to .16 and λ₂ .5 to .83 of 2/η throughout.  relu is
-# there to fail: no third derivative tells of its kinks.
+# included to fail: no third derivative accounts for its kinks.
 _TABLE |= {
     f"mlp-cats-dogs-{activation}": {
         scale: row | dict(activation=activation, tracked_steps=steps)

@@ -1,6 +1,6 @@
-"""The code behind something, found from its imports, and digests of it; nothing here imports JAX.
+"""The code behind a module, found from its imports, and digests of it; nothing here imports JAX.
 
-A digest decides whether what was computed still serves.  Comments, docstrings and layout do not count.
+A digest decides whether a computed result is still valid.  Comments, docstrings and layout do not count.
 
 >>> "eoslib.objective" in behind("eoslib.geometry")
 True
@@ -14,7 +14,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterable
 
-#: Where the two packages lie; their folders bear their names.
+#: Where the two packages lie; their folders have their names.
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("eoslib", "selfstab")
 #: Modules that decide numbers only through a setting, which has a digest of its own.
@@ -22,7 +22,7 @@ SETTINGS = ("selfstab.settings",)
 
 
 def file_of(module: str, root: pathlib.Path = ROOT) -> pathlib.Path | None:
-    """Return the file of a module of the packages, given by its dotted name, or None where there is none."""
+    """Return the file of a module of the packages, given by its dotted name, or None if there is none."""
     place = root.joinpath(*module.split("."))
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
@@ -41,7 +41,7 @@ def imports(source: str, root: pathlib.Path = ROOT) -> set[str]:
 
 
 def behind(*modules: str, stop: Iterable[str] = (), root: pathlib.Path = ROOT) -> list[str]:
-    """Return some modules and all that they import, directly or not, sorted.
+    """Return some modules and all that they import, directly or indirectly, sorted.
 
     Args:
         modules: Dotted names.
@@ -49,7 +49,7 @@ def behind(*modules: str, stop: Iterable[str] = (), root: pathlib.Path = ROOT) -
         root: The folder in which the packages lie.
 
     Raises:
-        ValueError: where a module is unknown.
+        ValueError: if a module is unknown.
     """
     found, ahead = set(), set(modules)
     while ahead:
@@ -88,5 +88,5 @@ def numerical() -> tuple[str, ...]:
 
 
 def numerical_digest() -> str:
-    """Return the digest of the numerical code: other code is another run."""
+    """Return the digest of the numerical code, so that other code is another run."""
     return digest(*numerical())

@@ -12,8 +12,8 @@ from selfstab.page import page
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 #: Claims that hold at test scale (test_notebooks says so), and must not where the dynamics is wrong.
 CLAIMS = {
-    "04_constrained_trajectory": {"gd-near-constrained", "excess-loss"},
-    "05_predicted_dynamics": {"prediction-deviation", "prediction-rms"},
+    "04_constrained_trajectory": {"excess-loss"},
+    "05_predicted_dynamics": {"prediction-sharpness"},
 }
 
 
@@ -27,7 +27,7 @@ def failing(notebook, folder, monkeypatch):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
         for cell in json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text())["cells"]:
             if cell["cell_type"] == "code":
-                exec("".join(cell["source"]), names)
+                exec(compile("".join(cell["source"]), "cell", "exec", optimize=1), names)  # claims, not asserts
             if "parameters" in cell["metadata"].get("tags", ()):
                 names |= {"scale": "test", "seed": 0}
     record = json.loads((folder / "test" / "records" / f"{notebook}.json").read_text())

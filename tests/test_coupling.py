@@ -279,3 +279,21 @@ def test_bad_arguments_are_refused(change, message):
 def test_families_refuse_bad_arguments(build, change, message):
     with pytest.raises(ValueError, match=message):
         build(0, **(dict(count=1, learning_rate=RATE) | change))
+
+
+def test_a_wrong_prediction_loses_the_order():
+    """A bulk without its damping is noticed where ∇S has damped parts; models run side by side as they do alone."""
+    alphas = np.geomspace(0.1, 1e-3, 3)
+    kinds = coupling.Model(bulk=np.array([1.0, 0.0, 1.0]), force=np.array([1.0, 1.0, 1.02]))
+    for damped, orders in ((0.0, (1, 1, 0.5)), (0.5, (1, 0.5, 0.5))):
+        draws = families.polynomial_draws(3, 3, learning_rate=RATE, damped=damped)
+        assert (draws.cubic[:, 0, 0, 3:] == damped).all()
+        found = coupling.coupling_errors(draws, alphas, learning_rate=RATE, models=kinds)
+        alone = coupling.coupling_errors(draws, alphas, learning_rate=RATE)
+        np.testing.assert_allclose(found.deviation[..., 0], alone.deviation, rtol=1e-6)
+        assert [errors.smallest.shape for errors in (found, alone)] == [(3, 3, 3), (3, 3)]
+        assert found.violation.shape == (3, 3)
+        for model, order in enumerate(orders):
+            lines = np.log(np.asarray(found.deviation[..., model])).T
+            slope = np.median(np.polyfit(np.log(alphas), lines, 1)[0])
+            np.testing.assert_allclose(slope, order, atol=0.06, err_msg=f"{damped} {model}")

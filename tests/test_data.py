@@ -211,3 +211,19 @@ def test_too_few_samples_in_every_source_are_an_error():
     assert samples.first("cifar10", 2, "train", parts)[0].tolist() == [0, 1]
     with pytest.raises(data.DataError, match=r"too few samples: of {3: 1, 5: 1} \(number by label\), {3: 0, 5: 1} are"):
         samples.first("cats-dogs", 2, "train", parts)
+
+
+def test_another_seed_draws_its_samples_with_replacement():
+    """A bootstrap sample: the same rows, some twice, each with its own label; seed 0 takes them as they come."""
+    whole = data.cifar10_cats_dogs(40)
+    assert whole.resampled(0) is whole
+    drawn, again, other = whole.resampled(1), whole.resampled(1), whole.resampled(2)
+    assert drawn.inputs.shape == whole.inputs.shape
+    assert len({whole.digest, drawn.digest, other.digest}) == 3
+    assert drawn.digest == again.digest
+    assert set(drawn.indices) < set(whole.indices)
+    assert not np.array_equal(drawn.indices, other.indices)
+    for row, index in enumerate(drawn.indices):
+        place = int(np.flatnonzero(whole.indices == index)[0])
+        np.testing.assert_array_equal(drawn.inputs[row], whole.inputs[place])
+        assert drawn.targets[row] == whole.targets[place]

@@ -102,7 +102,7 @@ def test_recorded_runs_are_judged_beside_the_claim(page, monkeypatch):
     judge = page.recorded(xr.Dataset(attrs={"key": "a-run", "scale": "paper"}))
     judge("one", "Claim one.", measured=1.4, tolerance=0.5, spread=0.25, **told)
     judge("two", "Claim two.", measured=float("nan"), tolerance=0.5, **told)
-    ours = {"scale": "paper", "runs": ["a-run"], "predicted": 1.0, "tolerance": 0.5}
+    ours = {"scale": "paper", "runs": ["a-run"], "predicted": 1.0, "tolerance": 0.5, "nulls": []}
     assert [claim.get("recorded") for claim in page.claims] == [
         ours | {"measured": 1.4, "spread": 0.25, "verdict": "holds"},
         ours | {"measured": None, "spread": 0.0, "verdict": "does not hold"},
@@ -136,7 +136,7 @@ def test_null_models_are_judged_by_the_rule_of_their_claim(page, monkeypatch):
     said = []
     monkeypatch.setattr(page, "say", said.append)
     told = dict(quantity="q", reason="r", predicted=1.0, measured=1.01, tolerance=0.02)
-    page.claim("one", "It is one.", nulls={"no force": 0.5, "half of it": float("nan")}, **told)
+    page.claim("one", "It is one.", nulls={"no force": 0.5, "half of it": float("inf")}, **told)
     assert said[1] == "Null models, which know less and must fail: no force: 0.5; half of it: –."
     page.null("one", "nearly", 0.99)
     assert [(null["measured"], null["verdict"]) for null in page.claims[0]["nulls"]] == [
@@ -145,12 +145,66 @@ def test_null_models_are_judged_by_the_rule_of_their_claim(page, monkeypatch):
     page.claim("two", "It is small.", relation="at most", spread=0.5, show=False, **told)
     page.compare()
     assert said[2].splitlines()[2:4] == [
-        "| ✓ It is one. | 1.01 | 1 ± 0.02 | no force: 0.5; half of it: –; nearly: 0.99 (passes) |",
+        "| – It is one. | 1.01 | 1 ± 0.02 | no force: 0.5; half of it: –; nearly: 0.99 (passes) |",
         "| ✓ It is small. | 1.01 ± 0.5 | ≤ 1.02 |  |",
     ]
     assert "\n\nNull models that pass: nearly (one). The claims page" in said[2]
     with pytest.raises(ValueError, match="claim 'three' must be made"):
         page.null("three", "no force", 0.0)
+
+
+def test_a_claim_is_not_tested_where_a_null_model_passes_too(page, monkeypatch):
+    """It holds, and so does the null model: no evidence; one that does not hold stays so; on recorded runs too."""
+    told = dict(quantity="q", reason="r", predicted=1.0, tolerance=0.1, nulls={"nothing": 1.05})
+    page.claim("one", "It is one.", measured=1.0, show=False, **told)
+    page.claim("two", "It is two.", measured=2.0, show=False, **told)
+    page.claim("three", "It is three.", measured=1.0, show=False, **told | {"nulls": {"nothing": 3.0}})
+    page.recorded(xr.Dataset(attrs={"key": "a-run", "scale": "paper"}))("three", "", measured=1.0, **told)
+    untested = "is not tested here"
+    assert [claim["verdict"] for claim in page.claims] == [untested, "does not hold", "holds"]
+    assert page.claims[2]["recorded"]["verdict"] == untested
+    assert page.claims[2]["recorded"]["nulls"] == [{"name": "nothing", "measured": 1.05, "verdict": "holds"}]
+    said = []
+    monkeypatch.setattr(page, "say", said.append)
+    page.close()
+    assert said[0].startswith(
+        "**Verdict.** 1 of 3 claims of this page hold (at test scale, seed 0). ✗ Not found true: *It is two.* "
+        "– Not tested, as a null model passes too: *It is one.* On the recorded runs: 0 of 1"
+    )
+
+
+def test_a_null_model_that_was_not_computed_leaves_its_claim_untested(page):
+    """NaN is no failure, infinity is one: that null model diverged."""
+    told = dict(quantity="q", reason="r", predicted=0.0, measured=0.0, tolerance=0.1, relation="at most", show=False)
+    page.claim("one", "It is one.", nulls={"nothing": float("inf")}, **told)
+    page.claim("two", "It is two.", nulls={"nothing": float("nan")}, **told)
+    assert [claim["verdict"] for claim in page.claims] == ["holds", "is not tested here"]
+
+
+def test_the_worst_of_several_runs_makes_the_claim(page):
+    """By verdict, then in units of its own tolerance; the spread is half the range, and one run has none."""
+
+    def judge(run, claim):
+        measured, tolerance, null = run.attrs["numbers"]
+        claim("one", "It is one.", quantity="q", reason="r", predicted=1.0, measured=measured, tolerance=tolerance,
+              nulls={"nothing": null}, show=False)  # fmt: skip
+
+    def worst(*runs):
+        page.claims.clear()
+        page.over([xr.Dataset(attrs={"numbers": numbers}) for numbers in runs], judge, page.claim)
+        return page.claims[0]
+
+    near, narrow, beside = (1.1, 1.0, 3.0), (1.05, 0.1, 3.0), (1.0, 1.0, 1.5)
+    assert worst(near, narrow)["measured"] == 1.05
+    assert worst(near, narrow)["spread"] == pytest.approx(0.025)
+    assert worst(near, narrow)["quantity"] == "q; the worst of 2 seeds"
+    assert worst(near, beside, narrow)["verdict"] == "is not tested here"
+    assert worst(near, beside, (1.2, 0.1, 3.0))["verdict"] == "does not hold"
+    assert worst(near, (float("nan"), 1.0, 3.0))["measured"] is None
+    assert (worst(near)["quantity"], worst(near)["spread"]) == ("q", 0.0)
+    page.claims.clear()
+    page.over([], judge, page.claim)
+    assert page.claims == []
 
 
 def test_a_page_without_claims_has_no_verdict(page, monkeypatch):

@@ -67,6 +67,22 @@ def test_damping_threshold(factor, settles):
     assert (last < 0.01) == settles
 
 
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+@pytest.mark.parametrize("valley", [dict(skew=0.9), dict(skew=1.6), dict(quartic=0.03, skew=0.5)])
+def test_damping_threshold_of_a_valley(valley, factor):
+    """With less damping than the threshold the 2-cycle repels, with more it attracts: the determinant there is one."""
+    eta, alpha, beta = 0.02, 1.3, 0.8
+    threshold = float(reduced.damping_threshold(learning_rate=eta, alpha=alpha, beta=beta, **valley))
+    damping = threshold + (factor - 1) * 2 * eta**2 * alpha
+    known = dict(learning_rate=eta, alpha=alpha, beta=beta, damping=damping, **valley)
+    state = jnp.array([-float(reduced.radius(alpha=alpha, beta=beta)), 0.0])
+    twice = lambda s: jnp.stack(reduced.reduced_step(*reduced.reduced_step(*s, **known), **known))  # noqa: E731
+    slope = jax.jacfwd(twice)
+    for _ in range(20):  # Newton's method for the 2-cycle
+        state = state - jnp.linalg.solve(slope(state) - jnp.eye(2), twice(state) - state)
+    assert (float(jnp.linalg.det(slope(state))) < 1) == (factor > 1)
+
+
 @pytest.mark.parametrize("drift", [None, 0.3])
 def test_toy_loss_has_the_closed_forms_it_says(drift):
     toy = reduced.ToyLoss(0.02, 1.3, 0.8, stiffness=0.05, quartic=0.7, skew=0.4, drift=drift)
@@ -83,10 +99,10 @@ def test_toy_loss_has_the_closed_forms_it_says(drift):
 
 
 def test_gradient_descent_on_the_toy_is_the_map():
-    toy = reduced.ToyLoss(0.02, 1.3, 0.8, stiffness=0.05, quartic=0.7)
+    toy = reduced.ToyLoss(0.02, 1.3, 0.8, stiffness=0.05, quartic=0.7, skew=0.4)
     theta = jnp.array([0.3, -0.2])
     x, y = reduced.reduced_step(
-        0.3, -0.2 * 0.8**0.5, learning_rate=0.02, alpha=1.3, beta=0.8, damping=0.001, quartic=0.7
+        0.3, -0.2 * 0.8**0.5, learning_rate=0.02, alpha=1.3, beta=0.8, damping=0.001, quartic=0.7, skew=0.4
     )
     moved = theta - 0.02 * jax.grad(toy.loss)(theta)
     np.testing.assert_allclose(moved, [x, y / 0.8**0.5], rtol=1e-13)

@@ -213,3 +213,15 @@ def test_whole_cycles_begin_at_the_first_step_and_end_where_y_turns_positive_aga
     run = xr.Dataset({"y": ("t", [0.1, 2.0, -1.0, -2.0, 0.5, 1.0, -1.0, 0.0, -1.0])})
     assert quantities.cycles(run).tolist() == [0, 4, 7]
     assert quantities.cycles(run.isel(t=slice(3))).tolist() == [0]
+
+
+def test_the_first_predicted_cycle_begins_where_the_prediction_is_gradient_descent():
+    run = xr.Dataset(
+        {"y": ("t", [0.1, 2.0, -1.0, -2.0, 0.5, 1.0, -1.0]), "predicting": ("t", [0, 0, 1, 1, 1, 1, 1])},
+        {"t": range(7)},
+    )
+    assert quantities.first_cycle(run) == slice(1, 5)
+    assert quantities.first_cycle(run.isel(t=slice(4))) == slice(1, 4)
+    starts = [run.assign_attrs(single_direction_until=late) for late in (0, 2, -1)]
+    assert [each.sizes["t"] for each in quantities.one_direction(starts)] == [2, 7]
+    assert quantities.first_cycle(run.assign(predicting=0 * run.y)) == slice(0, 5)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from selfstab.page import COLORS, directions
+from selfstab.figures import directions
+from selfstab.page import COLORS
 from selfstab.page.points import plotted_points
 from selfstab.runs import quantities
 

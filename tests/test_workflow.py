@@ -279,6 +279,27 @@ def test_a_failing_cell_is_shown(project):
     assert not (project / "results" / "test" / "claims.json").exists()
 
 
+def test_a_kernel_that_dies_before_it_says_a_word_is_started_again(module, capsys):
+    """Its ports are chosen free and bound later; between the two another process can take them."""
+    started, words = (
+        module("job").started,
+        iter(["Kernel died before replying to kernel_info"] * 2 + [None] + ["Kernel died"]),
+    )
+
+    def execute(source):
+        if word := next(words):
+            raise RuntimeError(word)
+        return source
+
+    assert started(execute, "a.ipynb") == "a.ipynb"
+    assert capsys.readouterr().out.count("started again") == 2
+    with pytest.raises(RuntimeError, match=r"^Kernel died$"):  # it had run cells: once is enough
+        started(execute, "b.ipynb")
+    words = iter(["Kernel died before replying to kernel_info"] * 3)
+    with pytest.raises(RuntimeError, match="before replying"):
+        started(execute, "c.ipynb")
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_explains_itself(project):
     def make(*words, **variables):
@@ -392,7 +413,11 @@ def executed(figure: str = "rise", pictures: int = 1, link: str = "first", sente
         new.new_markdown_cell(f"# Title\n[one]({link}.ipynb) and [two](absent.ipynb)"),
         new.new_code_cell('scale = "quick"', metadata={"tags": ["parameters"]}),
         new.new_code_cell('# Parameters\nscale = "test"', metadata={"tags": ["injected-parameters"]}),
-        new.new_code_cell("draw()", outputs=[noise] + [output] * pictures + said, metadata={"tags": ["hide-input"]}),
+        new.new_code_cell(
+            "draw()  # once  # fmt: skip",
+            outputs=[noise] + [output] * pictures + said,
+            metadata={"tags": ["hide-input"]},
+        ),
     ]
     return new.new_notebook(cells=cells, metadata={"papermill": {"duration": 1.5, "input_path": "/home/x.ipynb"}})
 
@@ -422,6 +447,7 @@ def test_chapter_of_an_executed_notebook(module, tmp_path):
     assert missing == ["absent"]
     assert parameters.source == 'scale = "test"'
     assert "hide-input" in parameters.metadata["tags"]
+    assert drawn.source == "draw()  # once", "words to the formatter are not for readers"
     assert drawn.metadata["mystnb"]["image"] == {"alt": "A line that rises."}
     assert drawn.metadata["mystnb"]["figure"] == {"caption": "**It** rises $x$.", "name": "fig-rise"}
     assert drawn.metadata["tags"] == ["hide-input"]

@@ -19,9 +19,11 @@ from selfstab.records.words import escaped, provenance_line
 #: Which function computes a variable of a run file.
 COMPUTED_BY = {row.name: f"eoslib.{row.source}" for row in VARIABLES if len(row.name) > 1}
 #: Where functions draw, store and describe, and compute nothing that a figure shows.
-NOT_NUMERICAL = ("selfstab.page", "selfstab.records", "selfstab.runs", "selfstab.settings", "selfstab.chapters")
+NOT_NUMERICAL = tuple(f"selfstab.{name}" for name in ("figures", "page", "records", "runs", "settings", "chapters"))
 #: But what is read off a run may be named in them alone.
-DRAWING = ("selfstab.page.", "selfstab.runs.quantities")
+DRAWING = ("selfstab.figures.", "selfstab.page.", "selfstab.runs.quantities")
+#: What a line says to formatter and linter, not to a reader.
+FOR_TOOLS = re.compile(r"  # (?:fmt: skip|noqa\b[^#\n]*)(?=\n|$)")
 PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 
@@ -223,6 +225,7 @@ def chapter(notebook, name: str, figures: list[dict], root: pathlib.Path, chapte
             cell.source = links_into_book(links_to(chapters, cell.source, missing))
             continue
         code.append(cell.source)
+        cell.source = FOR_TOOLS.sub("", cell.source)
         # Warnings and progress bars belong to the log; they name places of the machine that ran.
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         if not (figure := shown_figure(cell, name, known)):

@@ -29,8 +29,13 @@ def notebook(asked: argparse.Namespace) -> int:
     )
     partial.parent.mkdir(parents=True, exist_ok=True)
     parameters = {"scale": asked.scale, "seed": asked.seed}
+    # Chapters compute on the same networks: what one has compiled serves the others, and the runs.
+    from selfstab.records.paths import results_root
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(results_root().resolve() / "checkpoints" / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     try:
-        papermill.execute_notebook(str(source), str(partial), parameters, progress_bar=False, log_output=True)
+        started(papermill.execute_notebook, str(source), str(partial), parameters, progress_bar=False, log_output=True)
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
         print(f"{error}\n{source} stopped at its cell {error.cell_index + 1}; {failed} shows how far it came.")
@@ -38,6 +43,18 @@ def notebook(asked: argparse.Namespace) -> int:
     failed.unlink(missing_ok=True)
     partial.replace(target)
     return 0
+
+
+def started(execute, *arguments, tries: int = 3, **options):
+    """``execute``, again where its kernel died before it said a word: another process took a port chosen for it."""
+    for left in reversed(range(tries)):
+        try:
+            return execute(*arguments, **options)
+        except RuntimeError as error:
+            # Later deaths are nbclient's DeadKernelError, in other words: what has run a cell does not run it twice.
+            if not left or "before replying" not in str(error):
+                raise
+            print(f"{error}: started again")
 
 
 def collect(asked: argparse.Namespace) -> int:

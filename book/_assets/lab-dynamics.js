@@ -1,20 +1,23 @@
 /* The reduced dynamics of gradient descent at the edge of stability, without a page around them.
  *
  * One pure function, `step`, maps (x, y) to its successor; everything else here is computed from it or from a closed
- * formula.  x is the displacement along the top eigenvector, y = S − 2/η the excess sharpness.  The same map is
+ * formula.  x is the displacement along the leading eigenvector u, y the excess of the sharpness over 2/η at x = 0.  The same map is
  * `selfstab.theory.reduced.reduced_step`; a test compares the two.  Two directions, `pairStep`, are
  * `selfstab.theory.matrix.step` with k = 2; symmetric matrices M are written (M₁₁, √2 M₁₂, M₂₂), as by its `svec`.
  */
 const EosDynamics = (function () {
   "use strict";
 
+  /** ∇S·u, the slope of the sharpness along u: the term (∇S·u) x³/6 of the valley. */
+  const skew = (p) => Math.sqrt(p.kappa * p.beta);
+
   /** One step of gradient descent in the two reduced coordinates.
    *
-   * p = {eta, alpha, beta, damping, quartic}:
-   *   x' = −(1 + ηy) x − η quartic x³,    y' = (1 − damping) y + η (α − βx²/2)
+   * p = {eta, alpha, beta, damping, quartic, kappa}, with ∇S·u = √(kappa β):
+   *   x' = −(1 + ηy) x − η (∇S·u) x²/2 − η quartic x³,    y' = (1 − damping) y + η (α − βx²/2)
    */
   const step = ({ x, y }, p) => ({
-    x: -(1 + p.eta * y) * x - p.eta * p.quartic * x * x * x,
+    x: -(1 + p.eta * y) * x - p.eta * (skew(p) / 2 + p.quartic * x) * x * x,
     y: (1 - p.damping) * y + p.eta * (p.alpha - (p.beta * x * x) / 2),
   });
 
@@ -34,9 +37,34 @@ const EosDynamics = (function () {
   const floor = (y, p) => (p.damping * y * y) / (2 * p.eta * p.beta) - (p.alpha / p.beta) * y;
 
   /** The toy loss on which gradient descent is exactly `step`, up to a constant:
-   *  ½(2/η + y)x² + quartic x⁴/4 − (α/β) y + damping y²/(2ηβ).
+   *  ½(2/η + y)x² + (∇S·u) x³/6 + quartic x⁴/4 − (α/β) y + damping y²/(2ηβ).
    */
-  const loss = (x, y, p) => (sharpness(y, p) * x * x) / 2 + (p.quartic * x ** 4) / 4 + floor(y, p);
+  const loss = (x, y, p) => wall(x, y, p) + floor(y, p);
+
+  /** Its height above the floor. */
+  const wall = (x, y, p) => (sharpness(y, p) / 2 + ((skew(p) / 6 + (p.quartic * x) / 4) * x)) * x * x;
+
+  /** How far from the floor a wall reaches a height, on the side of `sign`; `far` where the whole side lies below. */
+  function reach(height, y, sign, far, p) {
+    // The slope is x (sharpness + (∇S·u) x/2 + quartic x²): beyond its first zero the valley falls off.
+    const [a, b, c] = [p.quartic, (sign * skew(p)) / 2, sharpness(y, p)];
+    const root = b * b - 4 * a * c;
+    const rim = c > 0 && root >= 0 ? (2 * c) / (-b + Math.sqrt(root)) : NaN;
+    let [low, high] = [0, rim > 0 ? Math.min(rim, far) : far];
+    if (c <= 0 || wall(sign * high, y, p) < height) return far;
+    for (let i = 0; i < 40; i += 1) {
+      const middle = (low + high) / 2;
+      if (wall(sign * middle, y, p) < height) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** The quartic term that two steps feel: skewness flattens, by η(∇S·u)²/4. */
+  const curved = (p) => p.quartic - (p.eta * p.kappa * p.beta) / 4;
+
+  /** The damping above which the two-cycle attracts, (2 − κ)ε² + 2ηqδ²; NaN where α ≤ 0. */
+  const threshold = (p) => 2 * epsilon(p) ** 2 + 2 * p.eta * curved(p) * radius(p) ** 2;
 
   /** What the ODE limit conserves: H = y²/2 + βx²/4 − α ln|x|. */
   const conserved = (x, y, p) => (y * y) / 2 + (p.beta * x * x) / 4 - (p.alpha === 0 ? 0 : p.alpha * Math.log(Math.abs(x)));
@@ -74,10 +102,11 @@ const EosDynamics = (function () {
     return delta * Math.max(big, 1);
   }
 
-  /** Where the map hops between ±x at constant y: (δ, 0), moved by a quartic term; null where there is none. */
+  /** Where the map hops between ±x at constant y: (δ, 0), moved by a quartic term; null where there is none.
+   *  In a skew valley to leading order, and the mean of the two points. */
   function restPoint(p) {
-    const square = (p.eta * p.alpha) / ((p.eta * p.beta) / 2 - p.damping * p.quartic);
-    return p.alpha > 0 && square > 0 ? { x: Math.sqrt(square), y: -p.quartic * square } : null;
+    const square = (p.eta * p.alpha) / ((p.eta * p.beta) / 2 - p.damping * curved(p));
+    return p.alpha > 0 && square > 0 ? { x: Math.sqrt(square), y: -curved(p) * square } : null;
   }
 
   /** Steps of one small oscillation about the two-cycle, √2 π/ε; NaN where α ≤ 0. */
@@ -136,6 +165,6 @@ const EosDynamics = (function () {
     sigma: [2, 0, 2 * Math.max(second, 0)],
   });
 
-  return { pairStep, pairIterate, pairTop, pairProblem, step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, conserved, stages, peak, restPoint, smallPeriod };
+  return { pairStep, pairIterate, pairTop, pairProblem, step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, reach, threshold, conserved, stages, peak, restPoint, smallPeriod };
 })();
 if (typeof module === "object") module.exports = EosDynamics;

@@ -15,20 +15,21 @@
     { key: "eta", symbol: "η", name: "learning rate", low: 0.005, high: 0.2, log: true },
     { key: "alpha", symbol: "α", name: "progressive sharpening", low: -1, high: 4, step: 0.05 },
     { key: "beta", symbol: "β", name: "self-stabilization", low: 0.1, high: 10, log: true },
-    { key: "x0", symbol: "x₀", name: "start across the valley", low: 1e-4, high: 6, log: true },
-    { key: "y0", symbol: "y₀", name: "start of S − 2/η", low: -4, high: 4, step: 0.05 },
-    { key: "damping", symbol: "d", name: "damping of y a step", low: 0, high: 0.05, step: 0.0005 },
+    { key: "x0", symbol: "x₀", name: "start along u", low: 1e-4, high: 6, log: true },
+    { key: "y0", symbol: "y₀", name: "start of the excess sharpness", low: -4, high: 4, step: 0.05 },
+    { key: "damping", symbol: "d", name: "damping of y per step", low: 0, high: 0.05, step: 0.0005 },
     { key: "quartic", symbol: "q", name: "quartic term of the valley", low: -0.2, high: 0.2, step: 0.005 },
+    { key: "kappa", symbol: "κ", name: "skewness of the valley", low: 0, high: 6, step: 0.05 },
   ];
   const HORIZONS = [200, 400, 800, 1600]; // steps computed
   const SPEEDS = [10, 30, 60, 120]; // steps a second
-  const BASE = { eta: 0.05, alpha: 1, beta: 1, x0: 0.01, y0: -1.5, damping: 0.005, quartic: 0, n: 400 };
+  const BASE = { eta: 0.05, alpha: 1, beta: 1, x0: 0.01, y0: -1.5, damping: 0.005, quartic: 0, kappa: 0, n: 400 };
   const STAGES = ["", "progressive sharpening", "blow-up", "self-stabilization", "return to stability"];
 
   // `until` plays one stage and stops where it ends; `note` says what to look for.
   const PRESETS = [
     { id: "stage1", group: "stage", label: "Progressive sharpening", until: 1, set: { x0: 0.02, y0: -2 },
-      note: "y climbs by ηα a step while |x| is too small to push back. The stage ends where the sharpness passes 2/η." },
+      note: "y climbs by about ηα per step while |x| is too small to push back. The stage ends where the sharpness passes 2/η." },
     { id: "stage2", group: "stage", label: "Blow-up", until: 2, set: { x0: 0.02, y0: 0.02 },
       note: "Above 2/η each step flips x and multiplies it by 1 + ηy. The stage ends where |x| exceeds δ." },
     { id: "stage3", group: "stage", label: "Self-stabilization", until: 3, set: { x0: 1.45, y0: 2.3 },
@@ -43,8 +44,10 @@
       note: "The ODE closes its orbits; the discrete map does not. Without damping H grows a little at every step." },
     { id: "quartic", group: "whole", label: "Sub-quadratic: hovers above 2/η", set: { x0: 0.3, y0: 0, damping: 0, quartic: -0.1, n: 800 },
       note: "A valley that flattens outwards rests at y = −qδ² > 0, above the threshold, and damps itself." },
+    { id: "skew", group: "whole", label: "Skew: settles undamped", set: { x0: 0.3, y0: 0, damping: 0, kappa: 6, n: 800 },
+      note: "One wall is steeper than the other. With κ > 2 that alone turns the spiral inwards, without any damping of y." },
     { id: "leave", group: "whole", label: "α < 0: leaves the edge", set: { alpha: -0.5, x0: 0.02, y0: 2, damping: 0 },
-      note: "Where the gradient flow would lower the sharpness there is nothing to balance: one burst, and then y falls for good." },
+      note: "Where the gradient flow would lower the sharpness there is nothing to balance: one burst, and then y falls indefinitely." },
   ];
 
   // Two directions: A = diag(1, α₂), so that ε = η
@@ -354,11 +357,11 @@
       const [x, y] = [orbit.x[t], orbit.y[t]];
       const [delta, eps] = [dynamics.radius(p), dynamics.epsilon(p)];
       this.values.replaceChildren(quantities("At this step", "lab-value", 7, [
-        ["t", "step t", t], ["x", "x_t", x], ["r", "|x_t| / δ", Math.abs(x) / delta], ["y", "y_t", y],
+        ["t", "step t", t], ["x", "x_t", x], ["r", "X_t = |x_t| / δ", Math.abs(x) / delta], ["y", "y_t", y],
         ["s", "sharpness 2/η + y_t", dynamics.sharpness(y, p)], ["l", "loss L_t", this.loss[t]], ["e", "excess x_t²/η", (x * x) / p.eta],
         ["h", "H − H₀", dynamics.conserved(x, y, p) - dynamics.conserved(p.x0, p.y0, p)],
       ]), quantities("Of this run", "lab-value", 7, [
-        ["delta", "δ = √(2α/β)", delta], ["eps", "ε = η√α", eps], ["crit", "damping threshold 2ε²", 2 * eps * eps],
+        ["delta", "δ = √(2α/β)", delta], ["eps", "ε = η√α", eps], ["crit", "damping threshold", dynamics.threshold(p)],
         ["period", "period near (δ, 0), √2π/ε", dynamics.smallPeriod(p)],
         ["peak", "first peak by H₀, in δ", dynamics.peak(p.x0, p.y0, p) / delta],
         ["seen", "largest |x| so far, in δ", largest(orbit.x.slice(0, t + 1)) / delta],
@@ -414,7 +417,7 @@
         }
         pen.disc(track[this.t], 5.5, NOW);
       };
-      const xName = p.alpha > 0 ? "|x| / δ" : p.alpha < 0 ? "|x| / √(2|α|/β)" : "|x|";
+      const xName = p.alpha > 0 ? "X = |x| / δ" : p.alpha < 0 ? "|x| / √(2|α|/β)" : "|x|";
       return { x: [0, this.xTop], y: [-this.yTop, this.yTop], xName, yName: "y = S − 2/η", behind, before };
     }
 
@@ -422,22 +425,16 @@
       const { settings: p, yTop, orbit: { x, y } } = this;
       const wide = this.xTop * this.unit;
       const rows = Array.from({ length: 241 }, (_, i) => yTop * (i / 120 - 1));
-      /** Half the width of what lies below a height, at each y where anything does. */
-      const halfWidths = (height) => rows.filter((v) => height >= dynamics.floor(v, p)).map((v) => {
-        const rest = height - dynamics.floor(v, p);
-        const stiff = dynamics.sharpness(v, p);
-        // quartic s²/4 + stiff s/2 = rest for s = x²; beyond the rim of a flattening valley the whole row is inside
-        const inside = stiff * stiff + 4 * p.quartic * rest;
-        const s = inside < 0 || stiff <= 0 ? Infinity : (4 * rest) / (stiff + Math.sqrt(inside));
-        return [Math.min(Math.sqrt(s), 2 * wide), v];
-      });
+      /** One wall at a height, at each y whose floor lies below it. */
+      const wall = (height, sign) => rows.filter((v) => height >= dynamics.floor(v, p))
+        .map((v) => [sign * dynamics.reach(height - dynamics.floor(v, p), v, sign, 2 * wide, p), v]);
       const behind = (pen) => {
         const lowest = Math.min(...rows.map((v) => dynamics.floor(v, p)));
-        const highest = dynamics.loss(wide, yTop, { ...p, quartic: Math.max(p.quartic, 0) });
+        const highest = dynamics.loss(wide, yTop, { ...p, kappa: 0, quartic: Math.max(p.quartic, 0) });
         pen.part([-wide, wide], [-yTop, yTop], { fill: "lab-wall" });
         for (let k = 13; k >= 1; k -= 1) {
-          const half = halfWidths(lowest + (highest - lowest) * (k / 13) ** 2);
-          const rim = [...half, ...half.map(([v, w]) => [-v, w]).reverse(), ...half.slice(0, 1)];
+          const [right, left] = [1, -1].map((sign) => wall(lowest + (highest - lowest) * (k / 13) ** 2, sign));
+          const rim = [...right, ...left.reverse(), ...right.slice(0, 1)];
           pen.path(rim, { fill: "lab-floor", alpha: 0.2 });
           pen.path(rim, { stroke: "lab-contour", width: 0.7, alpha: 0.75 });
         }

@@ -22,14 +22,15 @@ RINGS = {
     "eoslib.trajectories": "descent flow prediction approach assumptions variables state track programs",
     "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.matrix "
     "theory.families theory.coupling theory.orders "
-    "runs.files runs.compute runs.quantities page.page page.draw page.directions source",
+    "runs.files runs.compute runs.quantities page.page page.draw source",
+    "selfstab.figures": "",
 }
 
 
 def modules(package: str) -> list[str]:
-    """Return the names of a package's modules: those listed, then the library's others."""
+    """Return the names of a package's modules: those listed, then the others, but of the companion itself."""
     names = RINGS[package].split()
-    found = pkgutil.iter_modules(importlib.import_module(package).__path__ if package.startswith("eoslib") else [])
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__ if package != "selfstab" else [])
     return names + [module.name for module in found if module.name not in names and not module.ispkg]
 
 

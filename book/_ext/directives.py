@@ -1,9 +1,11 @@
-"""Directives that turn records into pages (claims table, gallery, story figure, status), and two roles for prose."""
+"""Directives that turn records into pages (claims, gallery, story figure, status, mutants), and two roles for prose."""
 
 from __future__ import annotations
 
+import collections
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -143,6 +145,33 @@ class StatusReport(RecordDirective):
         return [*rows, ("All of them", "", "", "", "", spent, "")] if rows else []
 
 
+class MutantsTable(RecordDirective):
+    """Which claims noticed that the library was broken, from the record that ``make mutants`` leaves."""
+
+    def context(self) -> dict:
+        record = store.mutants(self.found.folder.parent)
+        if record is None:
+            return {"record": None}
+        claims, mutants = record["claims"], record["mutants"]
+        notices = collections.Counter(id for mutant in mutants for id in mutant["red"])
+        tried = collections.Counter(chapter for mutant in mutants for chapter in mutant["chapters"])
+        for mutant in mutants:
+            looked = [claim for claim in claims if claim["notebook"] in mutant["chapters"]]
+            red = [claim for claim in looked if claim["id"] in mutant["red"]]
+            grouped = itertools.groupby(red, key=lambda claim: claim["notebook"])
+            mutant["by_chapter"] = [(chapter, [claim["id"] for claim in group]) for chapter, group in grouped]
+            mutant["judged"] = sum(map(holds, looked))
+        return {
+            "record": record,
+            "mutants": mutants,
+            "killed": sum(bool(mutant["red"]) for mutant in mutants),
+            "claims": [(claim, notices[claim["id"]], tried[claim["notebook"]]) for claim in claims],
+            "noticing": len(notices),
+            "holding": sum(map(holds, claims)),
+            "older": record["library_digest"] != source.numerical_digest(),
+        }
+
+
 class ChapterRole(SphinxRole):
     """The role ``chapter``: link to a chapter and how many of its claims hold; plain words where it is absent."""
 
@@ -155,7 +184,10 @@ class ChapterRole(SphinxRole):
         words = nodes.inline("", self.text)
         link = addnodes.pending_xref("", words, refdoc=self.env.docname, refwarn=True, **target)
         claims = [claim for claim in self.config.eosbook_records.claims if claim["notebook"] == self.text]
-        summary = f" ({sum(map(holds, claims))} of {len(claims)} claims hold)" if claims else ""
+        judged = [claim["recorded"] for claim in claims if "recorded" in claim]
+        summary = f" ({sum(map(holds, claims))} of {len(claims)} claims hold" if claims else ""
+        summary += f", {sum(map(holds, judged))} of {len(judged)} on recorded runs" if judged else ""
+        summary += ")" if claims else ""
         return [link, nodes.Text(summary)], []
 
 
@@ -185,3 +217,4 @@ def setup(app: Sphinx) -> None:
     app.add_directive("figure-gallery", RecordDirective)
     app.add_directive("story-figure", StoryFigure)
     app.add_directive("status-report", StatusReport)
+    app.add_directive("mutants-table", MutantsTable)

@@ -24,8 +24,11 @@ import directives
 import vendored
 
 from selfstab.records import store
-from selfstab.records.claims import holds
+from selfstab.records.claims import UNTESTED, holds
 from selfstab.records.words import as_text
+
+#: A formula within a line, and the punctuation right after it.
+FORMULA_AND_MARK = re.compile(r'(<span class="math notranslate nohighlight">\\\([^<]*\\\)</span>[.,;:!?)]+)')
 
 
 def copy_figures(found: store.Records, target: Path) -> None:
@@ -42,18 +45,19 @@ def substitutions(records: store.Records) -> dict[str, str]:
 
     Dashes of an id become underscores.  A name that is not here fails the build.
     """
-    total, holding = len(records.claims), sum(map(holds, records.claims))
-    nulls = [null for claim in records.claims for null in claim.get("nulls", ())]
+    recorded = [claim["recorded"] for claim in records.claims if "recorded" in claim]
+    nulls = [null for claim in [*records.claims, *recorded] for null in claim.get("nulls", ())]
     names = {
         "book_scale": records.scale,
-        "claims_total": str(total),
-        "claims_holding": str(holding),
-        "claims_failing": str(total - holding),
+        "claims_beside_nulls": str(sum(bool(claim.get("nulls")) for claim in records.claims)),
         "nulls_total": str(len(nulls)),
         "nulls_passing": str(sum(map(holds, nulls))),
         "figures_total": str(len(records.figures)),
         "recorded_hours": f"{store.recorded_seconds(records.folder.parent) / 3600:.1f}",
     }
+    for which, judged in (("claims", records.claims), ("recorded", recorded)):
+        names |= {f"{which}_total": str(len(judged)), f"{which}_holding": str(sum(map(holds, judged)))}
+        names[f"{which}_untested"] = str(sum(each["verdict"] == UNTESTED for each in judged))
     for claim in records.claims:
         stem = f"claim_{claim['id'].replace('-', '_')}"
         for key in ("sentence", "quantity", "predicted", "measured", "spread", "tolerance", "verdict"):
@@ -112,13 +116,16 @@ def only_what_is_used(app: Sphinx, pagename: str, templatename: str, context: di
 
 
 def repair_markup(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Two lists that Sphinx writes in a form which accessibility checkers, rightly, do not accept as lists."""
+    """Repair markup: two lists that are none to a screen reader, ids that stand twice, commas apart from formulas."""
 
     def parameters(found: re.Match) -> str:
         lines = found.group(1).replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
         return f'<span class="sig-lines">{lines}</span>'
 
     body = re.sub(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', parameters, context.get("body") or "")
+    body = re.sub(r' id="(?:exercise|solution)-content"', "", body)  # the same for every exercise of a page
+    # After a formula, a box to the browser, a line may break: before its comma, too.
+    body = re.sub(FORMULA_AND_MARK, r'<span class="together">\1</span>', body)
     context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
 
 

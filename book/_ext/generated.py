@@ -56,7 +56,7 @@ def typographic(text: str) -> str:
 
 
 TEMPLATES.filters |= {"typographic": typographic, "inline": inline, "plain": plain, "quoted": quoted}
-WORDS = words.allowed, words.null_models, words.provenance_line, words.with_spread
+WORDS = words.allowed, words.duration, words.null_models, words.provenance_line, words.with_spread
 TEMPLATES.filters |= {each.__name__: each for each in WORDS}
 TEMPLATES.globals |= {"signs": SIGNS, "figure_files": FIGURE_FILES}
 

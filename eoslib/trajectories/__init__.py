@@ -1,1 +1,1 @@
-"""Trajectories from the edge of stability on, and what is measured along them."""
+"""Trajectories that start at the edge of stability, and what is measured along them."""

@@ -21,8 +21,8 @@ from eoslib.trajectories.prediction import PredictedState
 PAIRS = 3  # leading eigenvalues followed
 STARTS = 24  # of a tensor power iteration where no maximizer is known
 POWER_STEPS = 6  # of each of them
-CLIMB_STEPS = 40  # at most, on from the best of them, or from the last maximizer
-CHANGE = 1e-3  # of a bound in one step, below which the iteration has arrived
+CLIMB_STEPS = 40  # at most, continuing from the best of them, or from the last maximizer
+CHANGE = 1e-3  # of a bound in one step, below which the iteration has converged
 PROFILE_POINTS = 21
 
 
@@ -36,7 +36,7 @@ class Following(NamedTuple):
 
 
 def start(u: Float[Array, " p"]) -> Following:
-    """Return a cold start from the leading eigenvector; zeros stand where no maximizer is known."""
+    """Return a cold start from the leading eigenvector; zeros stand for maximizers that are not known."""
     keys = jax.random.split(jax.random.key(1), min(PAIRS, u.size) - 1)
     noise = [jax.random.normal(key, u.shape, u.dtype) for key in keys]
     return Following(jnp.stack([u, *noise]), jnp.zeros_like(u), jnp.zeros_like(u), u)
@@ -48,7 +48,7 @@ def _unit(w):
 
 
 def _ratio(a, b):
-    """a/b, or 0 where b is: of tensors that vanish."""
+    """Return a/b, or 0 where b is 0, as for tensors that vanish."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
@@ -58,15 +58,15 @@ def tensor_norm(
 ) -> tuple[Float[Array, ""], Float[Array, " p"], Float[Array, ""]]:  # fmt: skip
     """Bound the operator norm of ∇^order L(θ) from below, by power iteration w ← ∇^order L[w, …, w]; order 3 or 4.
 
-    ‖∇^order L[w, …, w]‖ for a unit w is such a bound, as the tensor is symmetric (Banach 1938).  A third of w is kept
-    in each step: in a valley ½(k + y)x² the plain iteration jumps to and fro for ever.  It ends after so many ``steps``
-    (at least 1), or where the bound changes by less than the fraction ``change``.  Where ``cold``, it goes a few steps
-    from ``start`` and from random directions first, and on from the best.  Order, cold and steps may be traced.
+    ‖∇^order L[w, …, w]‖ for a unit w is such a bound, as the tensor is symmetric (Banach 1938).  Each step keeps 0.3 of
+    w, because in a valley ½(k + y)x² the plain iteration alternates indefinitely.  It ends after ``steps`` steps (at
+    least 1), or once the bound changes by less than the fraction ``change``.  If ``cold``, it first takes a few steps
+    from ``start`` and from random directions, and continues from the best.  Order, cold and steps may be traced.
 
     Returns the bound (a loss/length^order), its w (p,) of length one, and the curvature w·∇²L w.
     """
 
-    def expansion(f, t, d):  # of both orders: one program, which XLA takes long over
+    def expansion(f, t, d):  # for both orders: one program, because XLA takes long to compile it
         return objective._along(lambda s: objective._cubic(f, s, d), t, d)
 
     def iterate(carry):
@@ -103,7 +103,7 @@ def measure(
     Returns the next warm starts, and the variables on ``stride`` (:mod:`eoslib.trajectories.variables`) by name.
     """
 
-    def look(at, _):  # θ†, then θ† + v*, in one program: compiling is dear
+    def look(at, _):  # θ†, then θ† + v*, in one program: compiling is expensive
         geometry = local_geometry(objective, *at)
         u = geometry.eigenvector
         v = predicted.carried + (predicted.x - inner(u, predicted.carried)) * u

@@ -21,7 +21,7 @@ from eoslib.rules import GradientDescent
 
 
 class CentralState(NamedTuple):
-    """The central flow with its k leading eigenvectors followed, n = k(k+1)/2 pairs of them."""
+    """State of the central flow with its k leading eigenvectors, of which there are n = k(k+1)/2 pairs."""
 
     theta: Theta  # w
     start: Float[Array, "k p"]  # start for the eigenvectors
@@ -43,16 +43,16 @@ class CentralMoment(NamedTuple):
     theta: Theta
     loss: Float[Array, ""]  # L(w)
     sharpness: Float[Array, ""]
-    trace: Float[Array, ""]  # tr Σ, length²
+    trace: Float[Array, ""]  # tr Σ, length²; the mean over the substeps from w
 
 
 def central_flow_step(
     objective: Objective, rule: GradientDescent, state: CentralState, *, substeps: int = 4, thirds_every: int = 5
 ) -> tuple[CentralState, CentralMoment]:
-    """Follow the central flow for the time η of one step, by Euler substeps; return also what was measured at first.
+    """Follow the central flow for the time η of one step, by Euler substeps, and return what was measured at w.
 
     A substep of length h is w ↦ w − h ∇L − T:W with W = hΣ/2 ⪰ 0 from the complementarity problem of the eigenvalues
-    after it.  There is no second derivative of the path in it (θ† re-aims its bends), and no floor: w rests where
+    after it.  It has no second derivative of the path (θ† re-aims its bends), and imposes no floor: w rests where
     ∇L·u balances the mean of the cubic force, ½T:Σ along u.
     """
 

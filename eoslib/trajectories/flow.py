@@ -39,7 +39,7 @@ def flow_start(objective: Objective, theta, eigenvector) -> FlowState:
 
 
 def _chebyshev_step(objective: Objective, theta, f0, h, stages):
-    """Displacement by the second-order Runge–Kutta–Chebyshev method, stable for h·ρ up to 0.65·stages² (traced).
+    """Return the move by the second-order Runge–Kutta–Chebyshev method, stable for h·ρ up to 0.65·stages² (traced).
 
     Source: Sommeijer, Shampine and Verwer, 1998; written for displacements from θ, which lose nothing to rounding.
     """
@@ -51,7 +51,7 @@ def _chebyshev_step(objective: Objective, theta, f0, h, stages):
     w1 = jnp.sinh(angle) * root * root / (jnp.cosh(angle) * s * root - w0 * jnp.sinh(angle))
 
     def chebyshev(last, before):
-        """T_j, T_j' and T_j'' at w0 from those of the two degrees below."""
+        """Return T_j, T_j' and T_j'' at w0 from those of the two degrees below."""
         (t1, d1, dd1), (t2, d2, dd2) = last, before
         return 2 * w0 * t1 - t2, 2 * w0 * d1 - d2 + 2 * t1, 2 * w0 * dd1 - dd2 + 4 * d1
 
@@ -77,7 +77,7 @@ def _chebyshev_step(objective: Objective, theta, f0, h, stages):
 def flow_step(
     objective: Objective, rule: GradientDescent, state: FlowState, steps, *, tolerance: float = 1e-3
 ) -> tuple[FlowState, FlowRecord]:
-    """Follow gradient flow for the time of so many steps of the rule, η each, by a stabilized explicit method.
+    """Follow gradient flow for the time of ``steps`` steps of the rule, η each, by a stabilized explicit method.
 
     The number of stages grows like the square root of duration × sharpness, where Euler sub-steps grow linearly.
     ``steps`` need not be whole; ``tolerance`` is the local error accepted, relative to the distance a step travels.

@@ -21,7 +21,7 @@ from eoslib.stable_set import bend
 class PredictedState(NamedTuple):
     """The predicted displacement v*, before it is referred to the next eigenvector."""
 
-    carried: Float[Array, " p"]  # what v*_t is, up to its component along u_t
+    carried: Float[Array, " p"]  # v*_t, up to its component along u_t
     x: Float[Array, ""]  # x*_t
 
 
@@ -38,7 +38,7 @@ class PredictedRecord(NamedTuple):
 
 
 def half_force(record: ConstrainedRecord, x, learning_rate):
-    """Return ½(δ² − x²): the constraint's part is what bent θ† (δ²/2 = correction/η on the boundary, 0 inside M)."""
+    """Return ½(δ² − x²), with δ²/2 from the bend of θ† (δ²/2 = correction/η on the boundary, 0 inside M)."""
     return record.correction / learning_rate - x * x / 2
 
 
@@ -54,7 +54,7 @@ def predicted_step(
     v*_{t+1} = P⊥_{t+1} (I − η∇²L_t) P⊥_t v*_t + η P⊥_{t+1} ∇S_t⊥ (δ_t² − x*_t²)/2 − (1 + η y*_t) x*_t u_{t+1}
 
     The displacement's component along u_t is replaced by x*; ``record`` is the constrained step at time t, and
-    ``product`` is ∇²L(θ†_t) applied to ``state.carried`` (p,), computed where it is not given.
+    ``product`` is ∇²L(θ†_t) applied to ``state.carried`` (p,), computed if it is not given.
     """
     geometry, learning_rate = record.geometry, jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(record.theta, state.carried) if product is None else product
@@ -76,13 +76,13 @@ def block_predicted_step(
     objective: Objective, rule: GradientDescent, v: Float[Array, " p"], record: ConstrainedRecord,
     product: Float[Array, " p"] | None = None,
 ) -> tuple[Float[Array, " p"], PredictedRecord]:  # fmt: skip
-    """Advance the prediction of k directions; this project's, a conjecture for k > 1.
+    """Advance the prediction of k directions (derived here; a conjecture for k > 1).
 
     v_{t+1} = v_t − η [∇²L v + Uᵀ Y x + ½ ∇³L[Uᵀx, Uᵀx]] + T⊥:W,  x = U v, Y = 𝒯[v⊥]
 
-    It differs from :func:`predicted_step`, where k = 1, in the part along u of the last force, which averages out
-    there, and in that v (p,) is kept in no basis: nothing has to be transported when the block turns or changes size.
-    ``product`` is ∇²L(θ†_t) v.
+    For k = 1 it differs from :func:`predicted_step` in two ways.  It keeps the part along u of the last force, which
+    averages out there.  And v (p,) is in no basis, so nothing has to be transported when the block turns or changes
+    size.  ``product`` is ∇²L(θ†_t) v.
     """
     geometry, learning_rate = record.geometry, jnp.asarray(rule.learning_rate, objective.dtype)
     product = objective.hvp(record.theta, v) if product is None else product
@@ -94,14 +94,14 @@ def block_predicted_step(
 
 
 def coordinates(geometry: LocalGeometry, v: Float[Array, " p"]) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
-    """Return x = U v and Y = 𝒯[v⊥], what a displacement v from θ† adds to ∇²L on the block from across it."""
+    """Return x = U v and Y = 𝒯[v⊥], the change of ∇²L on the block due to the part across it of a displacement v."""
     return inner(geometry.vectors, v), smat(inner(geometry.thirds, geometry.outside(v)))
 
 
 def block_eigenvector(geometry: LocalGeometry, v: Float[Array, " p"], older: Float[Array, " p"]) -> Float[Array, " p"]:
     """Return a start (p,) for the leading eigenvector at θ† + v: within the block that of Λ + 𝒯[v].
 
-    Across it ``older``, an eigenvector of before, by as much as it points the same way within the block.
+    Across the block it is that of ``older``, a previous eigenvector, times their overlap within the block.
     """
     matrix = jnp.diag(geometry.values) + smat(inner(geometry.thirds, v))
     leading, within = jnp.linalg.eigh(matrix)[1][:, -1], inner(geometry.vectors, older)
@@ -120,12 +120,12 @@ def generalized_predicted_step(
     record: ConstrainedRecord,
     product: Float[Array, " p"] | None = None,
 ) -> tuple[Float[Array, " p"], PredictedRecord]:
-    """Advance the generalized prediction, the true loss along the block replacing its model; a gradient more.
+    """Advance the generalized prediction, in which the true loss along the block replaces its model; a gradient more.
 
     v_{t+1} = v_t − η [½(x² − δ²)∇S⊥ + ∇²L v⊥ + u (u·∇L(θ† + x u)) + x y u]
 
     for k = 1, and as :func:`block_predicted_step` for k > 1 with U(∇L(θ† + Uᵀx) − ∇L(θ†)) for its forces within the
-    block.  Arguments as there.
+    block.  The arguments are the same.
     """
     geometry, theta = record.geometry, record.theta
     learning_rate = jnp.asarray(rule.learning_rate, objective.dtype)

@@ -1,4 +1,4 @@
-"""Compiled programs that share memory with their compiler: compile first, give its heap back, then allocate."""
+"""Programs that share memory with their compiler: compile first, release its heap, then allocate."""
 
 import contextlib
 import ctypes
@@ -8,13 +8,13 @@ import jax
 
 
 def run(function, *arguments, **static):
-    """Compile a jitted function ahead of time, give back the compiler's heap (larger than the program's need), call."""
+    """Compile a jitted function ahead of time, release the compiler's heap (more than the program needs), and call."""
     leaves, structure = jax.tree.flatten(arguments)
     committed = any(getattr(leaf, "committed", False) for leaf in leaves)
 
     def abstract(leaf):
         kind, where = jax.typeof(leaf), getattr(leaf, "sharding", None)
-        where = None if committed and not getattr(leaf, "committed", True) else where  # it follows the committed ones
+        where = None if committed and not getattr(leaf, "committed", True) else where  # it moves to the committed ones
         return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=where, weak_type=kind.weak_type)
 
     return _compiled(function, structure, tuple(map(abstract, leaves)), tuple(static.items()))(*arguments)

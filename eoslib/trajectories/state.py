@@ -1,7 +1,7 @@
 """All trajectories at one step, and the step that advances them together.
 
 Gradient descent, the constrained trajectory and the predictions advance step by step, the flow one interval ahead.
-Everything here is traced; loops over chunks, progress bars and data sets are those of :mod:`eoslib.trajectories.track`.
+Everything here is traced; loops over chunks, progress bars and data sets are in :mod:`eoslib.trajectories.track`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Options(NamedTuple):
     """What a track records besides its core."""
 
     flow: bool = True  # whether gradient flow is followed (about one gradient per step)
-    generalized: bool = False  # whether the generalized prediction is (two gradients per step)
+    generalized: bool = False  # whether the generalized prediction is advanced (two gradients per step)
     transport: int = 0  # period of the transported products β_{s→t}, in steps (one gradient per step); 0: none
-    restart: bool = False  # whether the predictions start afresh from gradient descent once a cycle (where y turns > 0)
-    restart_every: int = 0  # and after so many steps; 0: never
-    directions: int = 1  # most leading directions followed: as many as are near the edge, and one more
+    restart: bool = False  # whether the predictions restart from gradient descent once per cycle (where y turns > 0)
+    restart_every: int = 0  # and after this many steps; 0: never
+    directions: int = 1  # limit on the leading directions followed: as many as are near the edge, and one more
     thirds_every: int = 5  # steps, of the central flow substeps, between evaluations of several directions' ∇³L
     central: int = 0  # substeps of the central flow per step, each about one constrained step; 0: none
     start: float = 0.1  # the predictions start where |x| first exceeds this fraction of δ: below, x is rounding
@@ -68,9 +68,9 @@ DEFAULT = Options()
 
 @jax.jit(static_argnames="options")
 def start(objective, rule: GradientDescent, theta, eigenvector, options=DEFAULT) -> tuple[TrackState, Array]:
-    """Return the state at a point θ (p,) of the edge, and the ProjectionStatus of its projection θ†.
+    """Return the state at a point θ (p,) at the edge, and the ProjectionStatus of its projection θ†.
 
-    ``eigenvector`` (p,) or (k, p) are starts for those that are followed.
+    ``eigenvector`` (p,) or (k, p) holds starts for the eigenvectors that are followed.
     """
     projection = project(objective, theta, eigenvector, rule)
     geometry, u = projection.geometry, projection.geometry.eigenvector
@@ -89,7 +89,7 @@ def start(objective, rule: GradientDescent, theta, eigenvector, options=DEFAULT)
 
 
 def resize(state: TrackState, vectors: Float[Array, "k p"]) -> TrackState:
-    """Return the state with the leading directions at θ†, k of them, followed from here on."""
+    """Return the state that follows the k leading directions ``vectors`` at θ† instead of the former ones."""
     kept = state.constrained
     turn = inner(vectors[:, None], kept.older)  # (k, former k)
     fresh = ConstrainedState.at(kept.theta, vectors)
@@ -137,7 +137,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
             objective, rule, state.central, substeps=options.central, thirds_every=options.thirds_every
         )
     tolerance = 1e-2
-    if k > 1:  # they exchange from step to step; from this start a residual of 2 % leaves S right to 1e-3 or better
+    if k > 1:  # eigenvectors exchange places; from this start a residual of 2 % leaves S right to 1e-3 or better
         tolerance = 2e-2
         older = block_eigenvector(geometry, v, state.descent.older)
         state = state._replace(descent=state.descent._replace(older=older))
@@ -147,7 +147,7 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         across, prediction, state.started, general, flow, ratio, block, moment,
     )  # fmt: skip
     trace = 2 * jnp.trace(record.multiplier) / rule.learning_rate
-    # Inside M several directions have Σ = 0, while δ² of the first still says what is more than rounding.
+    # Inside M several directions have Σ = 0, while δ² of the first still indicates what exceeds rounding.
     radius = geometry.delta_squared if k == 1 else jnp.where(trace > 0, trace, geometry.delta_squared)
     started = state.started | (jnp.sum(inner(geometry.vectors, v) ** 2) >= options.start**2 * radius)
     if options.restart:
@@ -166,13 +166,13 @@ _flow = jax.jit(flow_step)
 
 @jax.jit(static_argnames=("steps", "options"))
 def _steps(objective: Objective, rule: GradientDescent, state: TrackState, before: FlowState, steps, options):
-    """So many steps of everything but the flow, which has gone ahead."""
+    """Advance everything but the flow, which is already ahead, by ``steps`` steps."""
     flow_at = interpolation(rule, before, state.flow, state.step, steps) if options.flow else None
     return jax.lax.scan(lambda s, _: step(objective, rule, s, options, flow_at), state, None, length=steps)
 
 
 def advance(objective: Objective, rule: GradientDescent, state: TrackState, steps: int, options: Options = DEFAULT):
-    """Advance the flow over so many steps at once, then all others step by step.
+    """Advance the flow over ``steps`` steps at once, then all others step by step.
 
     Returns the state, the variables of every step (each of shape (steps,)), and those of the interval.
     """

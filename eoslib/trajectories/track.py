@@ -1,4 +1,4 @@
-"""Whole tracks: find the instability, advance every trajectory from there, and keep what is recorded as a data set.
+"""Whole tracks: find the instability, advance every trajectory from there, and return the records as a data set.
 
 Everything on the hot path is jitted once and runs in chunks; between chunks the host draws the progress bar, measures
 the assumptions (:mod:`eoslib.trajectories.assumptions`) and saves a checkpoint.  Positions have twice the
@@ -42,13 +42,13 @@ def track_from(
         steps: Steps to record.
         options: What to record besides the core.
         progress: Whether to draw a progress bar (on standard error).
-        restore: Called with the state's structure; gives the last checkpoint (state, records), or None.
+        restore: Called with the state's structure; returns the last checkpoint (state, records), or None.
         save: Called after each chunk with (state, records).
 
     Returns:
         Dataset with the per-step series on ``t``, the flow's on ``interval`` and the diagnostics' on ``stride``; NaN
-        from where a curve ended.  Attributes ``ended_<curve>`` hold that step (−1: it did not end), ``end_<curve>``
-        and ``start_projection`` words, and ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: never,
+        once a curve has ended.  Attributes ``ended_<curve>`` hold that step (−1: it did not end), ``end_<curve>`` and
+        ``start_projection`` a sentence, and ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: never,
         or not measured).
 
     Raises:
@@ -121,29 +121,29 @@ def leading(objective: Objective, theta, start: Float[Array, "k p"]) -> EigenPai
     )
 
 
-#: Directions are followed from this fraction of the edge on, and no longer below the second.
+#: A direction is followed once it exceeds the first fraction of the edge, and dropped below the second.
 NEAR, FAR = 0.9, 0.85
 
 
 def wanted(values, rule: GradientDescent, most: int, now: int = 2) -> int:
-    """Return how many directions to follow: as many as are near the edge and one more, from 2 to so many at most."""
+    """Return how many directions to follow: as many as are near the edge and one more, from 2 to ``most``."""
     near, far = (int((np.asarray(values) > fraction * rule.edge).sum()) + 1 for fraction in (NEAR, FAR))
     return min(max(near, 2, min(now, far)), most)
 
 
 def _more(objective: Objective, theta, vectors: Float[Array, "k p"], count: int) -> EigenPairs:
-    """Return so many leading eigenpairs at θ (p,), from the first few vectors."""
+    """Return ``count`` leading eigenpairs at θ (p,), from the first few vectors and noise."""
     shape = count - vectors.shape[0], vectors.shape[1]
     noise = jax.random.normal(jax.random.key(count), shape, vectors.dtype)
     return programs.run(leading, objective, theta, jnp.concatenate([vectors, noise]))
 
 
-#: Relative violation of S ≤ 2/η above which the end of the constrained trajectory says so.
+#: Relative violation of S ≤ 2/η that the sentence on the end of the constrained trajectory reports.
 TOLERATED_VIOLATION = 1e-3
 
 
 def _ends(data: xr.Dataset) -> dict[str, int | str]:
-    """The step from which each curve is not finite (−1: none), and its end in words."""
+    """Return the first step at which each curve is not finite (−1: none), and its end in words."""
     ends: dict[str, int | str] = {}
     for curve in ("gd", "flow", "constrained", "predicted", "generalized"):
         if f"{curve}_loss" in data:
@@ -189,7 +189,7 @@ def track(
         params: Pytree of floating-point arrays to start from.
         batch: Pytree of arrays with a common leading axis.
         learning_rate: Step size η of gradient descent, or an update rule.
-        steps: Steps to record from the instability on.
+        steps: Steps to record, the first at the instability.
         edge_steps: Steps allowed to reach it.
         micro_batch: Samples evaluated at once.
         options: What to record besides the core.
@@ -200,7 +200,7 @@ def track(
     Returns:
         Dataset of :func:`track_from` joined with the approach (``approach_loss`` on ``approach_step``, ``check_*`` on
         ``check``); attributes ``status`` (worded), ``instability_step`` and ``unmeasured_steps`` (how long an earlier
-        excursion above 2/η could have gone unseen).  Where the edge is not reached, it holds the approach alone.
+        excursion above 2/η could have gone unnoticed).  If the edge is not reached, it holds the approach alone.
 
     Raises:
         ValueError: see :meth:`eoslib.objective.Objective.create`, :func:`track_from` and
@@ -216,7 +216,7 @@ def run(
     objective: Objective, theta, rule: GradientDescent | float,
     *, steps: int, edge_steps: int, seed: int = 0, progress: bool = True, approach=None, **tracking,
 ) -> xr.Dataset:  # fmt: skip
-    """Approach the edge, unless given the ``approach``, then :func:`track_from` there if it was reached.
+    """Approach the edge, unless the ``approach`` is given, then call :func:`track_from` there if it was reached.
 
     ``tracking`` holds further arguments of the latter; see :func:`track` for the result.
     """

@@ -2,7 +2,7 @@
 
 Units are those of the loss and of the parameters: a *length* is a distance between parameter vectors, a *curvature* a
 loss/length².  :func:`describe` writes the descriptions into a data set's attributes, where files, plots and tables
-read them; to record another variable add a row here.
+read them.  To record another variable, add a row here.
 
 >>> get("delta_squared").units, get("delta_squared").source
 ('length²', 'geometry.LocalGeometry.delta_squared')
@@ -28,7 +28,7 @@ from eoslib.trajectories.prediction import PredictedRecord, coordinates
 
 
 class Block(NamedTuple):
-    """What k directions add to a step; n×n where rows and columns are directions."""
+    """What k directions add to a step's record; matrices have a row and a column per direction."""
 
     size: Int[Array, ""]  # k
     values: Float[Array, " k"]  # Λ
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
     @classmethod
     def at(cls, rule: GradientDescent, record: ConstrainedRecord, v: Float[Array, " p"]) -> Block:
-        """Evaluate them at θ†, for a displacement v (p,) from it."""
+        """Return them at θ†, for a displacement v (p,) from it."""
         geometry, covariance = record.geometry, 2 * record.multiplier / rule.learning_rate
         a, k = geometry.sharpening(rule), geometry.values.size
         largest = jnp.maximum(jnp.linalg.eigvalsh(a)[-1], 0)
@@ -54,7 +54,7 @@ class Block(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """What the variables of one step are computed from."""
+    """Everything from which the variables of one step are computed."""
 
     theta: Theta  # θ_t of gradient descent
     descent: DescentRecord
@@ -106,7 +106,7 @@ class Variable(NamedTuple):
 
 
 def _prediction(kind: str, words: str, star: str):
-    """The variables of a prediction; ``kind`` is its field of :class:`Moment`."""
+    """Return the variables of a prediction; ``kind`` is its field of :class:`Moment`."""
     return (
         (f"{kind}_x", "length", f"x{star}", f"displacement along u of the {words}", f"{kind}.x"),
         (f"{kind}_y", "curvature", f"y{star}", f"excess sharpness of the {words}", f"{kind}.y"),
@@ -218,7 +218,7 @@ def get(name: str) -> Variable:
 
 
 def values(moment: Moment) -> dict[str, Array]:
-    """Compute the variables of one step, of what the moment has, in the precision of the derivatives."""
+    """Compute the variables of one step from what the moment holds, in the precision of the derivatives."""
     found = {}
     for row in VARIABLES:
         first, _, second = row.place.removeprefix("norm of ").partition(" - ")

@@ -1,12 +1,13 @@
 """Training data: the first n images of CIFAR-10, its cats and dogs, and balanced sentences of SST-2.
 
-Bytes come from the first of these that has them: the folder given by argument or ``EOSLIB_DATA`` (canonical layout:
-``cifar-10-batches-bin/data_batch_1.bin``, ``SST-2/train.tsv``, …); the small subset inside this package, enough for
-every quick setting; a download of the published archives into ``EOSLIB_CACHE``.  All give the same arrays bit for bit.
+Bytes come from the first of three sources that has them.  The first is the folder given by argument or ``EOSLIB_DATA``
+(in the canonical layout, ``cifar-10-batches-bin/data_batch_1.bin``, ``SST-2/train.tsv``, …).  The second is the small
+subset inside this package, enough for every quick setting, and the third a download of the published archives into
+``EOSLIB_CACHE``.  All give the same arrays bit for bit.
 
-Images are standardized per channel over the *training* images asked for; test images by the statistics of the ``fit``
+Images are standardized per channel over the *training* images requested, test images by the statistics of the ``fit``
 first training images.  Likewise the vocabulary of SST-2 is that of the training sentences.  Samples are in the order of
-the canonical files, classes mixed as they come there.
+the canonical files, with classes mixed as they are there.
 
 >>> data = cifar10_cats_dogs(10)
 >>> data.inputs.shape, data.targets.tolist()[:4], data.indices.tolist()[:4]
@@ -27,7 +28,7 @@ from selfstab.settings import Setting
 
 __all__ = ["LARGEST", "TEST_SAMPLES", "DataError", "Dataset", "cifar10", "cifar10_cats_dogs", "load", "sst2"]
 
-#: Test samples that :func:`load` takes when not told, below paper scale: what the subset holds.
+#: Test samples that :func:`load` takes by default below paper scale: those that the subset holds.
 TEST_SAMPLES = {"cifar10": 500, "cats-dogs": 200, "sst2": 200}
 
 
@@ -35,7 +36,7 @@ def load(setting: Setting, split: str = "train", n: int | None = None, folder=No
     """Return the data of a setting, with labels in the form that its criterion takes.
 
     Test data are standardized, or encoded, by the statistics of the setting's own training data.  ``n`` defaults to the
-    setting's for training and, for test, to everything at paper scale and :data:`TEST_SAMPLES` below.
+    setting's own for training and, for testing, to everything at paper scale and :data:`TEST_SAMPLES` below it.
 
     Raises:
         ValueError: on a wrong split or n, with the value received.

@@ -23,8 +23,8 @@ def subset(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the canonical indices (m,) and records (m, 3073) of the images in this package.
 
     They are the first 1,000 (test: 500) images and the first 500 (test: 100) cats and dogs.  The file holds 4-byte
-    indices, labels, and the three color planes, green and the others' difference to it, as differences along rows and
-    columns modulo 256: that halves the compressed size.
+    indices, labels, and the three color planes, green and the others' differences from it, as differences along rows
+    and columns modulo 256, which halves the compressed size.
     """
     raw = np.frombuffer(sources.subset(f"cifar10-{split}.xz"), np.uint8)
     m = len(raw) // (4 + RECORD)
@@ -38,7 +38,7 @@ def parts(dataset: str, split: str, source: Path | None) -> Iterator[tuple[np.nd
     """Yield the canonical indices (m,), labels (m,) and records (m, 3073) that a source holds, file by file."""
     if source == sources.SUBSET:
         indices, records = subset(split)
-        # Of all classes only the first images are complete: those after the first gap are cats and dogs.
+        # Only the first images include all classes: those after the first gap are cats and dogs.
         known = indices == np.arange(len(indices)) if dataset == "cifar10" else slice(None)
         yield indices[known], records[known, 0], records[known]
         return

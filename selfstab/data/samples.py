@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from selfstab.data.sources import SUBSET, MissingError
 
-#: Labels that a data set takes equally many samples of; ``None`` stands for any.
+#: Labels of which a data set takes equally many samples; ``None`` stands for any.
 LABELS = {"cifar10": (None,), "cats-dogs": (3, 5), "sst2": (0, 1)}
 #: Most samples that the canonical files hold (twice the rarer class for the balanced sets).
 LARGEST = {
@@ -41,8 +42,17 @@ class Dataset:
 
     @property
     def batch(self) -> tuple[np.ndarray, ...]:
-        """``(inputs, targets)``, with the mask as a third where there is one: what a per-sample loss takes."""
+        """``(inputs, targets)``, or ``(inputs, targets, mask)`` if there is a mask, as a per-sample loss takes them."""
         return (self.inputs, self.targets) if self.mask is None else (self.inputs, self.targets, self.mask)
+
+    def resampled(self, seed: int) -> Dataset:
+        """Return as many samples, drawn from these with replacement (a bootstrap sample); seed 0 returns these."""
+        if seed == 0:
+            return self
+        drawn = np.sort(np.random.default_rng(seed).integers(len(self.indices), size=len(self.indices)))
+        mask = None if self.mask is None else self.mask[drawn]
+        digest = hashlib.sha256(self.digest.encode() + drawn.astype("<i8").tobytes()).hexdigest()[:16]
+        return Dataset(self.inputs[drawn], self.targets[drawn], mask, self.indices[drawn], digest)
 
 
 def _take(parts: Iterable[tuple], wanted: dict) -> tuple[np.ndarray, ...]:
@@ -63,8 +73,8 @@ def first(dataset: str, n: int, split: str, parts: Callable, folder=None) -> tup
     """Return indices, labels and contents of the first n samples: from a folder, else the subset, else a download.
 
     ``parts(dataset, split, source)`` yields the indices, labels and contents that a source holds, part by part, no more
-    than needed: a folder in the canonical layout, ``SUBSET``, or ``None`` for the download cache.  Without a folder,
-    ``EOSLIB_DATA`` may name one.
+    than needed.  The source is a folder in the canonical layout, ``SUBSET``, or ``None`` for the download cache.
+    Without a folder, ``EOSLIB_DATA`` may name one.
 
     Raises:
         ValueError: on a wrong split or n, with the value received.

@@ -32,8 +32,8 @@ def parts(dataset: str, split: str, source: Path | None) -> Iterator[tuple[np.nd
 def encode(sentences: Iterable[str], fitted: Iterable[str], vocabulary=VOCABULARY) -> tuple[np.ndarray, np.ndarray]:
     """Return the word indices (n, t) in int32, padded with 0 to the longest, and the mask (n, t) of the real words.
 
-    Words are lower-cased and separated by blanks; of each sentence at most 64 count.  Their indices are in the order of
-    their frequency among the ``fitted`` sentences, ties in alphabetical order.
+    Words are lower-cased and separated by blanks; at most 64 per sentence are kept.  Their indices are in the order of
+    their frequency among the ``fitted`` sentences, with ties in alphabetical order.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -58,7 +58,7 @@ def _sha256(path: Path, time: int, size: int) -> str:
 
 
 def _check(path: Path, expected: str, remedy: str) -> None:
-    """Raise DataError unless a file has a checksum, which is computed again only if the file was touched."""
+    """Raise DataError unless a file has the expected checksum, which is computed again only if the file was touched."""
     stat = path.stat()
     if (found := _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)) != expected:
         raise DataError(
@@ -90,7 +90,7 @@ def read(name: str, folder: Path | None) -> bytes:
 def _download(name: str, url: str, checksum: str) -> Path:
     """Return the canonical file in the cache; unless its checksum is the known one, it is unpacked once more.
 
-    The checksum of its archive vouches for what comes out of that.
+    What comes out of the archive is verified by the archive's checksum.
     """
     cache = Path(os.environ.get("EOSLIB_CACHE") or pooch.os_cache("eoslib")).expanduser().absolute()
     path = cache / name
@@ -113,6 +113,6 @@ def _download(name: str, url: str, checksum: str) -> Path:
 
 @functools.cache
 def subset(name: str) -> bytes:
-    """Return the verified and decompressed bytes of a file of the subset; DataError tells of damage."""
+    """Return the verified and decompressed bytes of a file of the subset; DataError if it is damaged."""
     _check(SUBSET / name, SUBSET_SHA256[name], "Restore it from the repository or reinstall the package.")
     return lzma.decompress((SUBSET / name).read_bytes())

@@ -1,6 +1,6 @@
-"""What a chapter's notebook needs to show its argument: figures, computed sentences, claims, and the book's look."""
+"""Tools with which a chapter's notebook shows its argument: figures, computed sentences, claims, the book's look."""
 
 from selfstab.page.page import Page
-from selfstab.page.style import COLORS, RATES
+from selfstab.page.style import COLORS, RATES, STAGES
 
-__all__ = ["COLORS", "RATES", "Page"]
+__all__ = ["COLORS", "RATES", "STAGES", "Page"]

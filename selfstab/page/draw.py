@@ -1,4 +1,4 @@
-"""What the chapters' figures share: texts in a curve's color, shaded steps, means over two steps."""
+"""Elements common to the chapters' figures: texts in a curve's color, shaded steps, means over two steps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import xarray as xr
 
 from selfstab.page.style import COLORS
 
-#: The axis of most figures, and what shades a part of one.
+#: The axis of most figures, and the color that shades a part of one.
 AFTER = "step after the instability"
 SHADE = "#EFEFEF"
-#: Marks what is shaded where the second eigenvalue is at the edge, and says so below the figure.
+#: Marks the steps shaded because the second eigenvalue is at the edge, and explains them below the figure.
 CONTINUED = "In the shaded steps more eigenvalues are near the edge: the chapter on several directions continues there."
 
 
@@ -18,13 +18,13 @@ def write(ax, x, y, text, color="edge", *, frame="data", fontsize=9, **how) -> N
 
     Args:
         ax: The panel.
-        x: Place.
-        y: Place.
-        text: What is written.
+        x: Horizontal position.
+        y: Vertical position.
+        text: The text.
         color: A name in :data:`COLORS`, or any color.
         frame: ``"data"``, ``"axes"``; ``"xaxis"`` or ``"yaxis"`` if the other coordinate is a fraction of the panel.
         fontsize: Size in points.
-        how: More words for :meth:`matplotlib.axes.Axes.text`.
+        how: Further arguments of :meth:`matplotlib.axes.Axes.text`.
     """
     transform = {"data": ax.transData, "axes": ax.transAxes}.get(frame) or getattr(ax, f"get_{frame}_transform")()
     ax.text(float(x), float(y), text, color=COLORS.get(color, color), transform=transform, fontsize=fontsize, **how)
@@ -38,9 +38,9 @@ def color_key(ax, names, *, x=0.98, y=0.95, gap=0.08, fontsize=8.5, **how) -> No
         names: Pairs of a text and a color (or its name in :data:`COLORS`).
         x: Right end of the texts.
         y: Height of the first.
-        gap: From one to the next.
+        gap: Distance from one to the next.
         fontsize: Size in points.
-        how: More words for :meth:`matplotlib.axes.Axes.text`.
+        how: Further arguments of :meth:`matplotlib.axes.Axes.text`.
     """
     for row, (text, color) in enumerate(names):
         write(ax, x, y - gap * row, text, color, frame="axes", fontsize=fontsize, ha="right", **how)
@@ -58,11 +58,11 @@ def is_continued(fig) -> bool:
 
 
 def shade_two_directions(axes, run: xr.Dataset) -> None:
-    """Shade the steps at which the second eigenvalue is close to 2/η too; the caption says where they are continued."""
+    """Shade the steps at which the second eigenvalue is also close to 2/η; the caption refers to their continuation."""
     if 0 <= (late := run.attrs["single_direction_until"]) < int(run.t[-1]):
         shade_steps(axes, late, int(run.t[-1]), gid=CONTINUED)
 
 
 def two_step_means(series):
-    """Return the means over two consecutive steps (T - 1,): they lack the part that alternates with the oscillation."""
+    """Return the means over two consecutive steps (T - 1,), without the part that alternates with the oscillation."""
     return (series[1:] + series[:-1]) / 2

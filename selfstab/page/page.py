@@ -1,4 +1,4 @@
-"""A chapter's page: what its notebook shows and records."""
+"""A chapter's page: the output and the records of its notebook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfstab import chapters, settings
 from selfstab.page.draw import CONTINUED, is_continued
 from selfstab.page.points import plotted_points
 from selfstab.page.style import style
-from selfstab.records.claims import SIGNS, holds, judge
+from selfstab.records.claims import SIGNS, beside, holds, judge, severity
 from selfstab.records.paths import results_root
 from selfstab.records.store import FIGURE_FILES, PROVENANCE_FIELDS, write_json
 from selfstab.records.words import allowed, null_models, number, recording_note, summarize_verdicts, with_spread
@@ -25,9 +25,11 @@ from selfstab.runs import compute, files
 from selfstab.runs.provenance import environment, now
 from selfstab.source import numerical_digest
 
+NONE: Mapping[str, float] = MappingProxyType({})
+
 
 class Page:
-    """What one notebook shows and records; :meth:`close` writes ``results/<scale>/records/<notebook>.json``.
+    """Show and record the results of one notebook; :meth:`close` writes ``results/<scale>/records/<notebook>.json``.
 
     Args:
         notebook: Stem of the notebook's file.
@@ -45,7 +47,7 @@ class Page:
         style()
 
     def runs(self, *names: str) -> list[xr.Dataset]:
-        """Load the chapter's runs of some experiments; one whose file is absent or stale is computed, and says so.
+        """Load the chapter's runs of some experiments; compute a run whose file is absent or stale, and say so.
 
         Raises:
             ValueError: on a name that :data:`selfstab.chapters.RUNS` lists for this chapter at no scale.
@@ -84,11 +86,11 @@ class Page:
         Args:
             fig: The matplotlib figure.
             id: Short name, unique in the book.
-            caption: To be read alone: what is drawn, and what it shows (MyST).  Where the runs are of another scale
-                than the page's, how they were recorded is added; where several directions are shaded, who goes on.
-            alt: What is seen, for a reader who does not see it.
-            runs: Run datasets it was drawn from.
-            above: What stands in small letters above the panels, after the scale of the runs; None: nothing.
+            caption: What is drawn and what it shows (MyST), to be read alone.  If the scale of the runs differs from
+                the page's, how they were recorded is added; if steps are shaded, the chapter that continues there.
+            alt: Description of the figure for a reader who does not see it.
+            runs: Run datasets from which it was drawn.
+            above: Text in small letters above the panels, after the scale of the runs; None: nothing.
 
         Raises:
             ValueError: if the id is taken, or caption or alt text have fewer than five words.
@@ -108,8 +110,8 @@ class Page:
         folder = self.folder / "figures" / self.notebook
         folder.mkdir(parents=True, exist_ok=True)
         files = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
-        fig.savefig(files["svg"], metadata={"Date": None})
-        fig.savefig(files["pdf"], metadata={"CreationDate": None})
+        fig.savefig(files["svg"], metadata={"Date": None}, transparent=True)  # for slides of any background
+        fig.savefig(files["pdf"], metadata={"CreationDate": None}, transparent=True)
         fig.savefig(files["png"], dpi=120)  # the first page stays under a megabyte; the SVG is beside it
         with open(files["csv"], "w", newline="", encoding="utf-8") as handle:
             table = csv.writer(handle, lineterminator="\n")
@@ -147,7 +149,7 @@ class Page:
         spread: float = 0.0,
         relation: str = "equals",
         paper: str = "",
-        nulls: Mapping[str, float] = MappingProxyType({}),
+        nulls: Mapping[str, float] = NONE,
         show: bool = True,
     ) -> None:
         """Record a claim with its verdict, and show it.
@@ -156,14 +158,15 @@ class Page:
             id: Short name, unique in the book.
             sentence: The claim in words.
             quantity: What was measured, with its unit.
-            predicted: Value that theory gives.
-            measured: Value that the runs give.
+            predicted: Value from the theory.
+            measured: Value from the runs.
             tolerance: Largest deviation at which the claim holds.
-            reason: Where the tolerance comes from.
+            reason: Reason for the tolerance.
             spread: Half range (or interval) of the measured value over seeds, settings or time.
-            relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should stand to predicted.
-            paper: What the paper says, where it says it in words.
-            nulls: Null models (:meth:`null`), by name.
+            relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should relate to predicted.
+            paper: The paper's statement, if it has one in words.
+            nulls: Values of the same quantity from null models, by name.  They use less information, or wrong
+                information, and must fail; if one passes, a claim that holds is not tested here.
             show: Whether to print a line with the verdict.
 
         Raises:
@@ -172,11 +175,9 @@ class Page:
         if any(known["id"] == id for known in self.claims):
             raise ValueError(f"claim id {id!r} is already used in {self.notebook}")
         record = {"id": id, "notebook": self.notebook, "sentence": " ".join(sentence.split()), "quantity": quantity}
-        record |= judge(relation, predicted, measured, spread, tolerance)
+        record |= beside(judge(relation, predicted, measured, spread, tolerance), nulls, relation)
         record |= {"reason": " ".join(reason.split()), "relation": relation, "scale": self.scale, "seed": self.seed}
-        self.claims.append(record | {"paper": paper, "nulls": []})
-        for name, value in nulls.items():
-            self.null(id, name, value)
+        self.claims.append(record | {"paper": paper})
         if show:
             measure = quantity.replace("*", r"\*")  # as in v*
             apart = f", spread {number(spread)}" if spread > 0 else ""
@@ -187,10 +188,10 @@ class Page:
                 f"tolerance {number(tolerance)} ({record['reason']})."
             )
             if nulls:
-                self.say(f"Null models, which know less and must fail: {null_models(self.claims[-1])}.")
+                self.say(f"Null models, which know less and must fail: {null_models(record)}.")
 
     def null(self, id: str, name: str, measured: float) -> None:
-        """Put a null model beside a claim: what one that knows less gives for the same quantity, and must fail with.
+        """Add one more null model to a claim, with its value of the same quantity, which must fail.
 
         Raises:
             ValueError: on a claim not made before.
@@ -198,12 +199,31 @@ class Page:
         claim = next((known for known in self.claims if known["id"] == id), None)
         if claim is None:
             raise ValueError(f"claim {id!r} must be made by `claim` first")
-        predicted = float("nan") if claim["predicted"] is None else claim["predicted"]
-        judged = judge(claim["relation"], predicted, measured, 0.0, claim["tolerance"])
-        claim["nulls"].append({"name": name, "measured": judged["measured"], "verdict": judged["verdict"]})
+        claim |= beside(claim, {name: measured}, claim["relation"])
+
+    def over(self, runs: Iterable[xr.Dataset], judge_run: Callable, claim: Callable[..., None]) -> None:
+        """Make the claims that ``judge_run(run, claim)`` makes of each run, each with the values of its worst run.
+
+        A run on which a null model passes is worse than one on which none does.  The spread is half the range.
+        """
+        made: dict[str, list[tuple[str, dict]]] = {}
+        for run in runs:
+            judge_run(run, lambda id, sentence, **words: made.setdefault(id, []).append((sentence, words)))
+
+        def badness(entry: tuple[str, dict]) -> tuple:
+            words, relation = entry[1], entry[1].get("relation", "equals")
+            judged = judge(relation, words["predicted"], words["measured"], 0.0, words["tolerance"])
+            return severity(beside(judged, words.get("nulls", NONE), relation), relation)
+
+        for id, each in made.items():
+            sentence, words = max(each, key=badness)
+            measured = [other["measured"] for _, other in each]
+            if len(each) > 1:
+                words = words | {"quantity": f"{words['quantity']}; the worst of {len(each)} seeds"}
+            claim(id, sentence, **words | {"spread": (max(measured) - min(measured)) / 2})
 
     def compare(self) -> None:
-        """Show a table of this page's claims: what was measured, what the tolerance allows, and the null models."""
+        """Show a table of this page's claims: measured values, values that the tolerance allows, and null models."""
         rows = [
             (f"{SIGNS[each['verdict']]} {each['sentence']}", with_spread(each), allowed(each), null_models(each))
             for each in self.claims
@@ -213,18 +233,23 @@ class Page:
         after += " The claims page has what was measured, and the reason of each tolerance."
         self.table("claim | measured ± spread | allowed | null models", rows, after=after)
 
-    def recorded(self, *runs: xr.Dataset) -> Callable[..., None]:
-        """Return a :meth:`claim` for recorded runs: what they give is added to the claim of that id.
+    def recorded(self, *runs: xr.Dataset, absent: bool = False) -> Callable[..., None]:
+        """Return a :meth:`claim` for recorded runs, whose values are added to the claim of the same id.
+
+        ``absent`` allows claims not made before, and leaves them out, because this scale's runs could not judge them.
 
         Raises:
             ValueError: from the function returned, on a claim not made before, of another relation, or judged before.
         """
 
-        def record(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", **words):
+        def record(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", nulls=NONE, **words):
             claim = next((known for known in self.claims if known["id"] == id), None)
+            if absent and claim is None:
+                return
             if claim is None or claim["relation"] != relation or "recorded" in claim:
                 raise ValueError(f"claim {id!r} must be made once by `claim` first, with the relation {relation!r}")
-            claim["recorded"] = judge(relation, predicted, measured, spread, tolerance) | {
+            judged = judge(relation, predicted, measured, spread, tolerance)
+            claim["recorded"] = beside(judged, nulls, relation) | {
                 "scale": runs[0].attrs["scale"],
                 "runs": [run.attrs["key"] for run in runs],
             }
@@ -232,7 +257,7 @@ class Page:
         return record
 
     def close(self) -> None:
-        """Show the verdict on this page's claims, and write the records of this notebook in one stroke."""
+        """Show the verdict on this page's claims, and write the records of this notebook atomically."""
         if self.claims:
             self.say(self._verdict())
         record = {"notebook": self.notebook, "scale": self.scale, "seed": self.seed}
@@ -245,7 +270,7 @@ class Page:
         write_json(self.folder / "records" / f"{self.notebook}.json", record)
 
     def _verdict(self) -> str:
-        """How many of the claims hold, and the sentence of each that does not; then the same for the recorded runs."""
+        """Return how many claims hold and the sentence of each that does not, then the same for the recorded runs."""
         where = f"at {self.scale} scale, seed {self.seed}"
         summary = "**Verdict.** " + summarize_verdicts(self.claims, "of this page", where)
         if again := [claim | claim["recorded"] for claim in self.claims if "recorded" in claim]:

@@ -8,7 +8,7 @@ from selfstab.page.style import COLORS
 
 
 def plotted_points(fig) -> list[tuple[str, str, float, float]]:
-    """Return panel, curve, x and y of every point of a figure's lines and scatters, but for lines across a panel."""
+    """Return panel, curve, x and y of every point of a figure's lines and scatters, except lines across a panel."""
     names = {mpl.colors.to_hex(color).upper(): name for name, color in COLORS.items()}
     rows = []
     for place, ax in enumerate(fig.axes, 1):

@@ -1,10 +1,10 @@
-"""The book's look in matplotlib: one color per trajectory, the same in every figure."""
+"""The book's look in matplotlib: one color per trajectory and one tint per stage, the same in every figure."""
 
 from __future__ import annotations
 
 import matplotlib as mpl
 
-#: One color per curve, the same through the whole book; safe for color-blind readers (after Okabe and Ito).
+#: One color per curve, the same throughout the book; safe for color-blind readers (after Okabe and Ito).
 COLORS = {
     "gd": "#0072B2",
     "constrained": "#D55E00",
@@ -17,6 +17,8 @@ COLORS = {
 }
 #: Shades for several learning rates in one figure, from large to small.
 RATES = ("#0072B2", "#E69F00", "#6A3D9A", "#56B4E9")
+#: One tint per stage of the cycle, 1 to 4, the same in the lab (``lab.css``); neighbors differ without color vision.
+STAGES = {1: "#F1F1F1", 2: "#FBEBC8", 3: "#F3DCE8", 4: "#DCEFFA"}
 
 
 def style() -> None:

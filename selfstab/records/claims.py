@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 RELATIONS = ("equals", "at most", "at least")
 CLAIM_FIELDS = (
     "id", "notebook", "sentence", "quantity", "predicted", "measured", "spread", "tolerance", "reason",
     "relation", "verdict", "scale", "seed",
 )  # fmt: skip
-#: Sign of each verdict: a reader need not see its color.
-SIGNS = {"holds": "✓", "does not hold": "✗"}
+HOLDS, FAILS = "holds", "does not hold"
+#: A claim that holds, but no better than a null model that should fail, and so is no evidence for its sentence.
+UNTESTED = "is not tested here"
+#: Sign of each verdict, for readers who do not see its color.
+SIGNS = {HOLDS: "✓", FAILS: "✗", UNTESTED: "–"}
 
 
 def verdict(relation: str, predicted: float, measured: float, tolerance: float) -> str:
@@ -28,7 +32,7 @@ def verdict(relation: str, predicted: float, measured: float, tolerance: float) 
         raise ValueError(f"tolerance must be finite and at least 0, got {tolerance!r}")
     gap = measured - predicted
     excess = {"equals": abs(gap), "at most": gap, "at least": -gap}[relation]
-    return "holds" if excess <= tolerance else "does not hold"
+    return HOLDS if excess <= tolerance else FAILS
 
 
 def judge(relation: str, predicted: float, measured: float, spread: float, tolerance: float) -> dict:
@@ -39,6 +43,31 @@ def judge(relation: str, predicted: float, measured: float, spread: float, toler
     return kept | {"tolerance": float(tolerance), "verdict": judged}
 
 
+def beside(judged: dict, nulls: Mapping[str, float], relation: str) -> dict:
+    """Return a judged measurement with more null models, judged by its rule.
+
+    A null model that passes leaves the claim untested, and so does one that is NaN, that is, not computed.  A diverged
+    one is infinite.
+    """
+    predicted = math.nan if judged["predicted"] is None else judged["predicted"]
+    tried = [*judged.get("nulls", ())]
+    for name, value in nulls.items():
+        by = judge(relation, predicted, value, 0.0, judged["tolerance"])
+        failed = UNTESTED if math.isnan(value) else by["verdict"]
+        tried.append({"name": name, "measured": by["measured"], "verdict": failed})
+    passed = holds(judged) and any(null["verdict"] != FAILS for null in tried)
+    return judged | {"nulls": tried} | ({"verdict": UNTESTED} if passed else {})
+
+
+def severity(judged: dict, relation: str) -> tuple[bool, bool, float]:
+    """Return a key that sorts judged measurements from good to bad: verdict, then deviation over tolerance."""
+    if judged["measured"] is None or judged["predicted"] is None:
+        return True, True, math.inf
+    gap = judged["measured"] - judged["predicted"]
+    size = {"equals": abs(gap), "at most": gap, "at least": -gap}[relation]
+    return judged["verdict"] == FAILS, judged["verdict"] == UNTESTED, size / (judged["tolerance"] or 1.0)
+
+
 def holds(claim: dict) -> bool:
     """Return whether a recorded claim holds."""
-    return claim["verdict"] == "holds"
+    return claim["verdict"] == HOLDS

@@ -1,4 +1,4 @@
-"""The records' files: one of each notebook, gathered into the two of a scale that the book, its tests and readers load.
+"""The records' files: one per notebook, merged into the two per scale that the book, its tests and readers load.
 
 A notebook writes ``results/<scale>/records/<notebook>.json``; :func:`collect` merges those into ``claims.json`` and
 ``figures.json``, and :func:`load` reads them.
@@ -17,7 +17,7 @@ import h5py
 from selfstab.records.claims import CLAIM_FIELDS
 from selfstab.records.paths import build_scale, results_root
 
-#: What a figure is kept as: two vector formats, a picture, and the numbers that it draws.
+#: Files of a figure: two vector formats, a picture, and the numbers that it draws.
 FIGURE_FILES = ("svg", "pdf", "png", "csv")
 FIGURE_FIELDS = ("id", "notebook", *FIGURE_FILES, "caption", "alt", "provenance")
 PROVENANCE_FIELDS = (
@@ -28,11 +28,11 @@ FIELDS = {"claims": CLAIM_FIELDS, "figures": FIGURE_FIELDS}
 
 
 class RecordError(ValueError):
-    """Records are absent or not of the agreed form; the message says what to do."""
+    """Records are absent or do not follow the schema; the message says what to do."""
 
 
 def write_json(target: Path, content) -> None:
-    """Write JSON in one stroke: a reader sees the old file, or the new one, never a part."""
+    """Write JSON atomically: a reader sees the old file or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -49,7 +49,7 @@ def check_record(record: dict) -> None:
     """Check that a notebook's record has every field of claims, figures and provenance.
 
     Raises:
-        RecordError: where a field is missing, naming notebook, entry and field.
+        RecordError: if a field is missing, naming notebook, entry and field.
     """
     for kind, fields in FIELDS.items():
         _check(record[kind], fields, f"{record['notebook']}: {kind}")
@@ -90,7 +90,7 @@ class Records:
         """Return a file of a figure, of a kind in :data:`FIGURE_FILES`.
 
         Raises:
-            RecordError: where the record names a file that is not there.
+            RecordError: if the record names a file that does not exist.
         """
         path = self.folder / "figures" / figure["notebook"] / f"{figure['id']}.{kind}"
         if not path.is_file():
@@ -99,10 +99,10 @@ class Records:
 
 
 def load(scale: str | None = None, root: Path | None = None) -> Records:
-    """Load the gathered records of a scale (of the build's where none is given) from under the root of all results.
+    """Load the merged records of a scale (by default the build's) from under the root of all results.
 
     Raises:
-        RecordError: where a file is absent or malformed, naming it and saying what to run.
+        RecordError: if a file is absent or malformed; the message names it and says what to run.
     """
     scale = scale or build_scale()
     folder = (root or results_root()) / scale
@@ -123,6 +123,12 @@ def _read(path: Path, kind: str) -> list[dict]:
         raise RecordError(f"{path} must hold a list, got {type(entries).__name__}")
     _check(entries, FIELDS[kind], f"{path}: {kind}")
     return entries
+
+
+def mutants(root: Path) -> dict | None:
+    """Return what ``make mutants`` recorded under the root of all results, or None if it has not run."""
+    file = root / "mutants.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def recorded_seconds(root: Path) -> float:

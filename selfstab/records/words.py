@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from selfstab.records.claims import SIGNS, holds
+from selfstab.records.claims import FAILS, SIGNS, UNTESTED, holds
 
 
 def escaped(text: str) -> str:
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    r"""Return a number for prose: so many significant digits, and powers of ten as a formula.
+    r"""Return a number for prose: ``digits`` significant digits, and powers of ten as a formula.
 
     >>> number(0.12345), number(1234.5), number(float("nan"))
     ('0.123', '1234', 'not a number')
@@ -61,7 +61,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def as_text(value, digits: int = 4) -> str:
-    """Return a recorded value as plain text: so many significant digits of a float, ``–`` where there is none.
+    """Return a recorded value as plain text: ``digits`` significant digits of a float, ``–`` if there is none.
 
     >>> as_text(0.123456), as_text(1234567.0), as_text(3), as_text(None), as_text("never"), as_text(-2e-7)
     ('0.1235', '1.235 × 10⁶', '3', '–', 'never', '−2 × 10⁻⁷')
@@ -86,7 +86,7 @@ def as_text(value, digits: int = 4) -> str:
 
 
 def with_spread(claim: dict) -> str:
-    """Return a claim's measured value and, where there is one, its spread over seeds.
+    """Return a claim's measured value and, if there is one, its spread over seeds.
 
     >>> with_spread({"measured": 1.0371, "spread": 0.0213}), with_spread({"measured": None, "spread": 0.0})
     ('1.037 ± 0.021', '–')
@@ -96,7 +96,7 @@ def with_spread(claim: dict) -> str:
 
 
 def allowed(claim: dict) -> str:
-    """Return what a claim's tolerance allows.
+    """Return the values that a claim's tolerance allows.
 
     >>> allowed({"relation": "equals", "predicted": 1.0, "tolerance": 0.02})
     '1 ± 0.02'
@@ -149,14 +149,15 @@ def recording_note(*runs) -> str:
 
 
 def summarize_verdicts(claims: list[dict], which: str, where: str) -> str:
-    """Return how many of some claims hold, and the sentence of each that does not, as MyST.
+    """Return how many of the claims hold, and the sentence of each that does not, as MyST.
 
-    ``which`` says what they are, as in "every claim of this page", and ``where`` what they were judged on.
+    ``which`` names them, as in "every claim of this page", and ``where`` what they were judged on.
     """
-    failing = [claim["sentence"] for claim in claims if not holds(claim)]
-    if not failing:
+    holding = sum(map(holds, claims))
+    if holding == len(claims):
         return f"{SIGNS['holds']} Every claim {which} holds ({len(claims)} of {len(claims)}, {where})."
-    return (
-        f"{len(claims) - len(failing)} of {len(claims)} claims {which} hold ({where}). "
-        f"{SIGNS['does not hold']} Not found true: " + " ".join(f"*{sentence}*" for sentence in failing)
-    )
+    told = f"{holding} of {len(claims)} claims {which} hold ({where})."
+    for verdict, words in ((FAILS, "Not found true"), (UNTESTED, "Not tested, as a null model passes too")):
+        if found := [f"*{claim['sentence']}*" for claim in claims if claim["verdict"] == verdict]:
+            told += f" {SIGNS[verdict]} {words}: {' '.join(found)}"
+    return told

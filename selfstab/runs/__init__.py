@@ -1,1 +1,1 @@
-"""Runs: their files, their computation and provenance, and what is read off them."""
+"""Runs: their files, computation and provenance, and the quantities derived from them."""

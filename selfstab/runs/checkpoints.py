@@ -1,4 +1,4 @@
-"""Checkpoints: the last state of a run under way, so that a killed run continues with the numbers it would have had."""
+"""Checkpoints: the last state of a run in progress, so that a killed run resumes with the numbers it would have had."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 class Checkpoints:
-    """The last state of one run, kept by orbax in a folder that names setting and code."""
+    """The last state of one run, kept by orbax in a folder named after setting and code."""
 
     def __init__(self, folder: pathlib.Path):
         import orbax.checkpoint  # here alone: it takes a second to import
@@ -34,14 +34,14 @@ class Checkpoints:
         return {"state": leaves, "series": series, "stacked": stacked, "approach": approach}
 
     def save(self, state, records, *, now: bool = False) -> None:
-        """Keep a state and the records so far, if the last save is long ago or ``now`` asks for it."""
+        """Keep a state and the records so far, if the last save was long ago or ``now`` is true."""
         if now or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
             packed = {name: part for name, part in self._pack(state, records).items() if part}
             self.keeper.save(self.folder.absolute() / "last", packed, force=True)
             self.saved = time.monotonic()
 
     def read(self) -> dict | None:
-        """Return what was kept last, or None."""
+        """Return the last checkpoint, or None."""
         last = self.folder.absolute() / "last"
         return self.keeper.restore(last) if last.exists() else None
 

@@ -1,4 +1,4 @@
-"""Runs computed: from a setting to its file, resumed when killed, once however many ask.
+"""Computation of runs: from a setting to its file, resumed after a kill, and only once if several processes ask.
 
 ``python -m selfstab.runs --name NAME --scale SCALE`` computes one.
 """
@@ -29,7 +29,7 @@ from selfstab.source import numerical_digest
 def compute(setting: Setting, seed: int = 0, *, progress: bool = True, folder=None) -> xr.Dataset:
     """Compute the run of a setting and seed, or finish the one that was killed; write its file and return it.
 
-    The numbers are those of a run that was never killed.  Two processes that ask for one run do the work once.
+    The numbers are those of a run that was never killed.  If two processes ask for the same run, it is computed once.
     """
     key, digest = setting.key(seed), setting.digest()
     checkpoints = results_root() / "checkpoints" / f"{setting.scale}-{key}-{digest}-{numerical_digest()}"
@@ -73,12 +73,12 @@ def compute(setting: Setting, seed: int = 0, *, progress: bool = True, folder=No
 
 
 def load_or_run(setting: Setting, seed: int = 0, *, progress: bool = True) -> xr.Dataset:
-    """Load the run of a setting and seed, or compute it where its file does not serve."""
+    """Load the run of a setting and seed, or compute it if its file is absent or out of date."""
     return load(path(setting, seed)) if stale(setting, seed) is None else compute(setting, seed, progress=progress)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compute one run file; ``--help`` lists what can be changed."""
+    """Compute one run file; ``--help`` lists the options."""
     parser = argparse.ArgumentParser(prog="python -m selfstab.runs", description="Compute one run file.")
     parser.add_argument("--name", required=True, help=f"one of {', '.join(settings.names())}")
     parser.add_argument("--scale", default="quick", choices=settings.SCALES)
@@ -88,9 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{field.replace('_', '-')}", type=kind)
     chosen = parser.parse_args(arguments)
     overrides = {field: value for field in fields if (value := getattr(chosen, field)) is not None}
-    # Runs that differ in η or seed alone share their compiled programs.
+    # Runs that differ only in η or seed use the same compiled programs.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(results_root() / "checkpoints" / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs add up to seconds
     setting = settings.get(chosen.name, chosen.scale, **overrides)
     why = stale(setting, chosen.seed) or "already computed"
     print(f"{setting.key(chosen.seed)} ({setting.scale}): {why}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Run files: one self-describing netCDF per setting and seed, written in one stroke and checked when loaded."""
+"""Run files: one self-describing netCDF per setting and seed, written atomically and checked when loaded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ REQUIRED_ATTRIBUTES = (
     "setting", "setting_digest", "key", "scale", "seed", "library_digest", "versions", "device", "threads", "seconds",
     "date", "data_hash", "status", "instability_step", "learning_rate", "edge", "commit",
 )  # fmt: skip
-#: A run that never reached its edge has these alone.
+#: A run that never reached its edge has only these.
 REQUIRED_VARIABLES = tuple(row.name for row in VARIABLES if row.dims in (("approach_step",), ("check",)))
 
 
 class SchemaError(RuntimeError):
-    """A file is not a run file, or not a whole one."""
+    """A file is not a run file, or an incomplete one."""
 
 
 def path(setting: Setting, seed: int) -> pathlib.Path:
@@ -34,7 +34,7 @@ def path(setting: Setting, seed: int) -> pathlib.Path:
 
 
 def write(dataset: xr.Dataset, target: pathlib.Path) -> None:
-    """Write a dataset to netCDF in one stroke: a reader sees the old file, or the new one, never a part."""
+    """Write a dataset to netCDF atomically: a reader sees the old file or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
     small = {
         name: {"zlib": True} | ({"complevel": 5, "dtype": "float32"} if np.issubdtype(data.dtype, np.floating) else {})
@@ -74,11 +74,11 @@ def load(file: pathlib.Path) -> xr.Dataset:
         if row.name in data and data[row.name].dims != row.dims:
             wrong = f"{row.name} has dimensions {data[row.name].dims}, not {row.dims}"
             raise SchemaError(f"{file}: {wrong}; delete it and run again")
-    return variables.describe(data)  # files written before the table of variables bear no descriptions
+    return variables.describe(data)  # files written before the table of variables have no descriptions
 
 
 def stale(setting: Setting, seed: int) -> str | None:
-    """Return why the run of a setting and seed must be computed (in words), or None where its file serves."""
+    """Return why the run of a setting and seed must be computed (in words), or None if its file is up to date."""
     file = path(setting, seed)
     if not file.exists():
         return "there is no file yet"
@@ -94,7 +94,7 @@ def stale(setting: Setting, seed: int) -> str | None:
 
 
 def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
-    """Return the recorded paper-scale run of an experiment, whatever code made it (its attributes say), or None."""
+    """Return the recorded paper-scale run of an experiment, whatever code made it (see its attributes), or None."""
     file = path(settings.get(name, "paper", **overrides), seed)
     return load(file) if file.exists() else None
 

@@ -25,12 +25,12 @@ def _commit() -> str:
 
 
 def now() -> str:
-    """Return the time to the minute, as runs and figures bear it."""
+    """Return the time to the minute, as runs and figures record it."""
     return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def environment() -> dict[str, str | int]:
-    """Return versions, device, threads and commit: the part of provenance that the machine decides."""
+    """Return versions, device, threads and commit, the part of the provenance that depends on the machine."""
     device = jax.devices()[0]
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):

@@ -1,30 +1,37 @@
-"""What is read off a run: δ, ε, its whole cycles, and the part of it that one unstable direction explains."""
+"""Quantities derived from a run: δ, ε, its whole cycles, and the part of it that one unstable direction explains."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
+from scipy.interpolate import CubicSpline
 
 from eoslib import geometry
 from selfstab.theory.reduced import cycle_starts
 
 
 def single_direction(run: xr.Dataset) -> xr.Dataset:
-    """Return a run up to the step at which λ₂ reaches 1.9/η; all of it where that never came, or came at 0."""
+    """Return a run up to the step at which λ₂ reaches 1.9/η; all of it if λ₂ never does, or does at step 0."""
     late = run.attrs["single_direction_until"]
     cut = {name: (run[name] < late).values for name in ("t", "interval", "stride") if name in run.sizes}
     return run.isel(cut) if late > 0 else run
 
 
+def one_direction(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
+    """Return the runs at whose first step λ₂ is below 1.9/η (or was not measured), up to the step where it is not."""
+    return [single_direction(run) for run in runs if run.attrs["single_direction_until"] != 0]
+
+
 def radius(run: xr.Dataset) -> xr.DataArray:
-    """Return δ at every step (NaN where α ≤ 0: nothing sharpens)."""
+    """Return δ at every step (NaN where α ≤ 0, because nothing sharpens)."""
     return np.sqrt(run.delta_squared.where(run.delta_squared > 0))
 
 
 def predicted_loss(run: xr.Dataset) -> xr.DataArray:
-    """Return the published series L(θ† + v*), or the theorem's L(θ†) + x²/η of a recorded run without it."""
+    """Return the published series L(θ† + v*), or the theorem's L(θ†) + x²/η for a recorded run without it."""
     return run.get("predicted_true_loss", run.predicted_loss)
 
 
@@ -33,23 +40,97 @@ def cycles(run: xr.Dataset) -> np.ndarray:
     return cycle_starts(run.y.values)
 
 
+def first_cycle(run: xr.Dataset) -> slice:
+    """Return the steps of the first predicted cycle.
+
+    It lasts from the step at which the prediction is gradient descent itself to the first at which y turns positive
+    again, or to the end if y does not.
+    """
+    origin = max(int(run.predicting.values.argmax()) - 1, 0)
+    over = [int(step) for step in cycles(run) if step > origin]
+    return slice(origin, over[0] + 1 if over else run.sizes["t"])
+
+
 def epsilon(run: xr.Dataset) -> xr.DataArray:
     """Return ε = η√α at every step (NaN where α < 0)."""
     return geometry.epsilon(run.alpha.where(run.alpha >= 0), run.attrs["learning_rate"])
 
 
+def prediction_errors(run: xr.Dataset, guess=None) -> dict[str, float]:
+    """Return the largest errors of the prediction over some steps, in units of the theorem's remainders.
+
+    Those are εδ for the deviation, εδ²/η for the loss L(θ†) + x*²/η, ε²/η for the sharpness, at the mean ε and δ² of
+    these steps.
+
+    Args:
+        run: Steps of a run.
+        guess: A null model (a ``nulls.Guess``) to be judged instead, by the deviation of its x alone.
+    """
+    eta, e, d = run.attrs["learning_rate"], float(epsilon(run).mean()), float(np.sqrt(run.delta_squared.mean()))
+    if guess is None:
+        off = run.predicted_error, run.gd_loss - run.predicted_loss, run.gd_sharpness - run.predicted_sharpness
+    else:
+        off = run.x - guess.x, run.gd_loss - guess.loss(run), run.gd_sharpness - guess.sharpness(run)
+    errors = (float(np.abs(each.fillna(np.inf)).max()) for each in off)  # NaN: it diverged
+    units = {"deviation": e * d, "loss": e * d**2 / eta, "sharpness": e**2 / eta}
+    return {name: error / unit for (name, unit), error in zip(units.items(), errors)}
+
+
+#: ε above which two cycles of the map already spiral out visibly, so that orders in ε are judged below it.
+SMALL = 0.15
+
+
+def valley(run: xr.Dataset) -> np.ndarray:
+    """Return F'(x)/x and F''(x) of the loss F along u at |x| = δ, by strided step (2, n); (2, 0) if not recorded."""
+    found = np.empty((2, run.sizes["stride"] if "profile" in run else 0))
+    for k in range(found.shape[1]):
+        slope = CubicSpline(run.profile_offset[k].values, run.profile[k].values).derivative()
+        d = float(radius(run)[run.stride.values[k]])
+        found[:, k] = (slope(d) - slope(-d)) / (2 * d), (slope(d, 1) + slope(-d, 1)) / 2
+    return found
+
+
+def hovering(run: xr.Dataset) -> tuple[float, float]:
+    """Return the relative excess of the mean of S over whole cycles over 2/η, measured and derived (NaN: no cycle).
+
+    Each bounce multiplies |x| by 1 + η(y + F'(x)/x − 2/η), with F the loss along u, and S is y + F''(x) + ½ηβx², whose
+    last term is of second order in the coupling of u to the rest, taken as flat.  Over n steps the means are related by
+
+        ⟨S⟩ − 2/η = (ln|x_n/x_0|)/(ηn) + ⟨y − ln(1 + ηy)/η⟩ + ½ηβ⟨x²⟩ + ⟨F'' − F'/x⟩
+
+    in which only S itself uses the sharpness of gradient descent.  F is evaluated at |x| = δ, and is a parabola if it
+    was not recorded.
+    """
+    ups, eta = cycles(run), run.attrs["learning_rate"]
+    if len(ups) < 2:
+        return np.nan, np.nan
+    a, b = int(ups[0]), int(ups[-1])
+    part, size = run.isel(t=slice(a, b)), np.abs(run.x.values)
+    y = part.y.values
+    derived = np.log(size[b] / size[a]) / (b - a) + (eta * y - np.log1p(np.clip(eta * y, -0.999, None))).mean()
+    derived += float((eta**2 * part.beta * part.x**2).mean()) / 2
+    ratios, curvatures = valley(run)
+    derived += eta * float(np.nanmean(curvatures - ratios)) if len(ratios) else 0.0
+    return float((part.gd_sharpness / run.attrs["edge"]).mean()) - 1, float(derived) / 2
+
+
+def skewness(run: xr.Dataset) -> xr.DataArray:
+    """Return κ = (∇S·u)²/‖∇S⊥‖² at every step, the skewness of the valley, which damps the oscillation."""
+    return run.sharpness_slope**2 / run.beta
+
+
 def critical(run: xr.Dataset) -> np.ndarray:
-    """Return how many eigenvalues at θ† are at 2/η, within a thousandth, at every step."""
+    """Return the number of eigenvalues at θ† that are at 2/η, within a thousandth, at every step."""
     return (run.block_eigenvalues > (1 - 1e-3) * run.attrs["edge"]).sum("direction").values
 
 
 def cycle_length(run: xr.Dataset) -> xr.DataArray:
-    """Return √2π/ε at every step, with the block's ε where there is one: the steps of a cycle of small oscillations."""
+    """Return √2π/ε at every step, the length of a cycle of small oscillations, with the block's ε if there is one."""
     return np.sqrt(2) * np.pi / (run.block_epsilon if "block_epsilon" in run else epsilon(run))
 
 
 def windows(run: xr.Dataset, length: int) -> list[slice]:
-    """Return windows of so many steps from the end of the first cycle on; all steps, where not even one fits."""
+    """Return windows of ``length`` steps after the end of the first cycle; one of all steps if none fits."""
     first, steps = int(cycle_length(run)[0]), run.sizes["t"]
     return [slice(a, a + length) for a in range(first, steps - length + 1, length)] or [slice(0, steps)]
 
@@ -66,10 +147,10 @@ def excess(run: xr.Dataset, parts: list[slice], *, one_direction: bool = False) 
 def in_one_basis(run: xr.Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
     """Return x (T, k) and Σ (T, k, k) of some steps in the basis of the first of them.
 
-    The eigenvectors of equal eigenvalues turn arbitrarily from step to step; the block's overlaps say how.
+    The eigenvectors of equal eigenvalues turn arbitrarily from step to step; the block's overlaps record how.
 
     Raises:
-        ValueError: where the block changes its size, which no overlap bridges.
+        ValueError: if the block changes its size, which no overlap bridges.
     """
     run = run.isel(t=part)
     if len(sizes := np.unique(run.block_size)) != 1:
@@ -83,12 +164,12 @@ def in_one_basis(run: xr.Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
 
 
 def restarts(run: xr.Dataset) -> list[slice]:
-    """Return the stretches of steps at whose first the prediction is gradient descent itself, and then on its own."""
+    """Return the stretches of steps in which the prediction starts from gradient descent and then runs on its own."""
     locked = [*np.flatnonzero(run.predicting.values == 0), run.sizes["t"]]
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(locked) if b - a > 1]
 
 
 def tracking_error(run: xr.Dataset, parts: list[slice]) -> list[np.ndarray]:
-    """Return ‖v − v*‖ by the age of the prediction, one array a stretch, in units of the root mean square of ‖v‖."""
+    """Return ‖v − v*‖ by the age of the prediction, one array per stretch, in units of the root mean square of ‖v‖."""
     error, size = run.predicted_error.values, run.distance.values
     return [error[part] / np.sqrt((size[part] ** 2).mean()) for part in parts]

@@ -1,6 +1,6 @@
-"""Random losses on which the coupling theorem is put to the test, with their derivatives up to the third.
+"""Random losses on which the coupling theorem is tested, with their derivatives up to the third.
 
-A loss is a pytree with a method ``jet(theta, pull)``; random draws of it are stacked, and run side by side.  The
+A loss is a pytree with a method ``jet(theta, pull)``.  Random draws of it are stacked and run side by side.  The
 families are this project's own.
 """
 
@@ -40,7 +40,7 @@ class Polynomial(NamedTuple):
         return theta @ (self.hessian * theta / 2 - pull * self.slope + cubic @ theta @ theta)
 
     def jet(self, theta: Array, pull) -> Jet:
-        """Return L and its derivatives at θ of shape (p,), each contraction of Q made once."""
+        """Return L and its derivatives at θ of shape (p,), with each contraction of Q computed once."""
         quartic = self.quartic @ theta  # (p, p, p)
         bend, turn = self.cubic @ theta, quartic @ theta  # (p, p)
         gradient = self.hessian * theta - pull * self.slope + (bend / 2 + turn / 6) @ theta
@@ -49,7 +49,7 @@ class Polynomial(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """A smooth loss that is no polynomial: the valley's curvature and floor vary sinusoidally across it.
+    """A smooth loss that is not a polynomial: the valley's curvature and floor vary sinusoidally across it.
 
     L(θ) = −g s·θ + ½θᵀHθ + ½x²·Σᵢ aᵢ[sin(ηωᵢ·θ + φᵢ) − sin φᵢ]/η + x·Σᵢ bᵢ[1 − cos(ηωᵢ·θ)]/η² + cx³/6, where ωᵢ has
     no component along x.  Third derivatives are of order one and fourth ones of order η, as the theorem assumes.
@@ -90,12 +90,12 @@ class Waves(NamedTuple):
 
 
 def _sine_cosine(angles: Array) -> Array:
-    """Sines and cosines as two rows."""
+    """Return sines and cosines as two rows."""
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)])
 
 
 def _symmetric(tensors: np.ndarray) -> np.ndarray:
-    """Mean over all permutations of the axes after the first."""
+    """Return the mean over all permutations of the axes after the first."""
     orders = list(itertools.permutations(range(1, tensors.ndim)))
     return sum(np.transpose(tensors, (0, *order)) for order in orders) / len(orders)
 
@@ -108,37 +108,38 @@ def _check(known: dict, least: dict) -> None:
 
 
 def _stacked(kind, slope, *fields):
-    """Losses of a kind from their stacked fields, in the precision that JAX is set to; directions of unit length."""
+    """Return losses of a kind from their stacked fields, in JAX's current precision, with slopes of unit length."""
     slope = slope / np.linalg.norm(slope, axis=1, keepdims=True)
     return kind(*(jnp.asarray(field, float) for field in (slope, *fields)))
 
 
 def polynomial_draws(
     seed: int, count: int, *, learning_rate: float, extra: int = 0, second: float = 0.5, bulk: float = 0.0,
-    bulk_damping: float = 0.0, quartic: float = 0.5,
+    bulk_damping: float = 0.0, quartic: float = 0.5, damped: float = 0.0,
 ) -> Polynomial:  # fmt: skip
     """Draw losses of a polynomial family on R^(5 + extra), whose first axes are the valley's and the pull's.
 
     Args:
-        seed: Seed of the couplings, which depend on no number below.
+        seed: Seed of the random numbers, which otherwise depend only on ``count`` and ``extra``.
         count: Number n of draws, the length of the first axis of each field.
         learning_rate: Step size η, which sets the curvatures.
-        extra: Further directions, by turns flat and damped, with random couplings to the valley's curvature.
+        extra: Further directions, alternately flat and damped, with random couplings to the valley's curvature.
         second: λ₂ in units of 1/η.
         bulk: Size of the cubic term among the directions orthogonal to u (0 in the theorem's regime).
         bulk_damping: Curvature, in units of 1/η, of the flat directions besides that of the pull.
         quartic: ρ₄ in units of η ρ₃², roughly.
+        damped: Part of ∇S⊥ along each of the two damped directions, the curvatures .15/η and λ₂ (1 along the pull).
 
     Raises:
         ValueError: if η is not positive and finite, ``count`` is below 1, or another number is negative.
     """
     rules.resolve(learning_rate)
-    _check(locals(), {"count": 1, "extra": 0, "second": 0, "bulk": 0, "bulk_damping": 0, "quartic": 0})
+    _check(locals(), {"count": 1, "extra": 0, "second": 0, "bulk": 0, "bulk_damping": 0, "quartic": 0, "damped": 0})
     rng, size, ones = np.random.default_rng(seed), 5 + extra, np.ones((count, 1))
     pairs, rest, quartics = (_symmetric(rng.normal(size=(count,) + (size,) * order)) for order in (2, 3, 4))
     weights = 0.5 * rng.normal(size=(count, extra)) / max(extra, 1) ** 0.5
     spectrum = [2.0, 0.0, bulk_damping, 0.15, second, *np.where(np.arange(extra) % 2, 0.3, bulk_damping)]
-    sharpening = np.concatenate([ones * [1.0, 1.0, 0.6, 0.0, 0.0], weights], axis=1)  # T_xx·
+    sharpening = np.concatenate([ones * [1.0, 1.0, 0.6, damped, damped], weights], axis=1)  # T_xx·
     slope = np.concatenate([ones * [0.0, 1.0, -0.2, 0.0, 0.3], weights], axis=1)
     cubic = bulk * rest
     cubic[:, 1, 1, 1] = 0.0  # a floor that bends straight along the pull changes α at any damping of the bulk
@@ -176,9 +177,10 @@ def wave_draws(seed: int, count: int, *, learning_rate: float, size: int = 6, te
 def block_draws(seed: int, count: int, k: int, *, learning_rate: float, coupled: bool = True) -> Polynomial:
     """Draw losses with k directions at the edge: on R^(k + n + 3), n = k(k + 1)/2, or k of one direction added up.
 
-    Like :func:`polynomial_draws`: across the edge directions flat ones and two damped ones, no cubic term among these,
-    quartic terms of order η.  The constraint gradients T⊥_ij are random of condition up to 2 in flat directions; the
-    slope is ½T⊥:Σ̂ for a random Σ̂ ≻ 0 of condition up to 3, with half as much along a flat direction across them.
+    As in :func:`polynomial_draws`, the directions across the edge are flat, except for two damped ones; no cubic term
+    is among these, and quartic terms are of order η.  The constraint gradients T⊥_ij are random in flat directions, of
+    condition up to 2.  The slope is ½T⊥:Σ̂ for a random Σ̂ ≻ 0 of condition up to 3, plus half as much along a flat
+    direction across them.
 
     Raises:
         ValueError: if η is not positive and finite, or ``count`` or k is below 1.
@@ -209,7 +211,7 @@ def block_draws(seed: int, count: int, k: int, *, learning_rate: float, coupled:
 
 
 def _added_up(parts: list[Polynomial]) -> Polynomial:
-    """Losses of variables of their own, their edge directions first; the rates α of sharpening are as 1, .8, .6, …."""
+    """Return the sum of losses of separate variables, edge directions first, with rates α in the ratio 1, .8, .6, …."""
     k, (count, size) = len(parts), parts[0].slope.shape
     total = [np.zeros((count,) + (k * size,) * order) for order in (1, 1, 3, 4)]
     for i, part in enumerate(parts):

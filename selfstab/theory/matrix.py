@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
 
 def left_over(z, *, sharpening, gram) -> Array:
-    """Return A − ½𝒢[zzᵀ] (k, k): the sharpening that the oscillation leaves."""
+    """Return A − ½𝒢[zzᵀ] (k, k), the sharpening that the oscillation leaves."""
     return sharpening - smat(gram @ svec(jnp.outer(z, z))) / 2
 
 
@@ -48,7 +48,7 @@ def step(z, y, *, learning_rate, sharpening, gram, damping=0.0) -> tuple[Array, 
         learning_rate: η (1/curvature).
         sharpening: A (k, k).
         gram: 𝒢 (n, n).
-        damping: d, the part of Y forgotten in a step.
+        damping: d, the fraction of Y that decays in a step.
     """
     force = left_over(z, sharpening=sharpening, gram=gram)
     return z + learning_rate * (y @ z), (1 - damping) * y + learning_rate * force
@@ -91,13 +91,13 @@ def _lyapunov(start, parameters, steps):
         size = jnp.sqrt(sum(jnp.sum(t * t) for t in tangent))
         return (state, tuple(t / size for t in tangent)), jnp.log(size)
 
-    k, dtype = len(start[0]), start[0].dtype  # any tangent with a symmetric part for Y, unless it is a special one
+    k, dtype = len(start[0]), start[0].dtype  # any generic tangent with a symmetric part for Y
     tangent = (jnp.cos(jnp.arange(k, dtype=dtype)), jnp.eye(k, dtype=dtype))
     return jax.lax.scan(advance, (start, tangent), length=steps)[1].mean()
 
 
 def covariance(*, sharpening, gram) -> Array:
-    """Return Σ (k, k): Σ ⪰ 0, ½𝒢Σ − A ⪰ 0 and ⟨Σ, ½𝒢Σ − A⟩ = 0; that is 2𝒢⁻¹A where this is positive definite."""
+    """Return Σ (k, k) with Σ ⪰ 0, ½𝒢Σ − A ⪰ 0 and ⟨Σ, ½𝒢Σ − A⟩ = 0, which is 2𝒢⁻¹A if that is positive definite."""
     return solve(gram, -2 * sharpening, jnp.zeros_like(sharpening)).value
 
 
@@ -119,7 +119,7 @@ def energy_growth(z, y, *, learning_rate, sharpening, gram) -> Array:
 class TwoCycle(NamedTuple):
     """A two-cycle x = ±z of the damped map, at which z and Y rest; z and cY do not depend on the damping d = cη."""
 
-    z: Array  # (k,) stationary for ψ(z) = ½zᵀAz − ⅛⟨zzᵀ, 𝒢[zzᵀ]⟩, the complementarity problem's held to rank one
+    z: Array  # (k,) stationary for ψ(z) = ½zᵀAz − ⅛⟨zzᵀ, 𝒢[zzᵀ]⟩, the complementarity problem's at rank one
     force: Array  # (k, k) cY = A − ½𝒢[zzᵀ], the sharpening left over; it annihilates z
     stiffness: Array  # (k, k) −∇²ψ(z) = K − cY, where Kw = 𝒢[sym zwᵀ]z; positive at a strict maximizer of ψ
 
@@ -134,7 +134,7 @@ class TwoCycle(NamedTuple):
 
 @jax.jit(static_argnames=("rounds",))
 def two_cycle(start, *, sharpening, gram, rounds: int = 60) -> TwoCycle:
-    """Climb ψ from ``start`` (k,) to a two-cycle, by Newton steps turned uphill; ∇ψ = 0 is Yz = 0, whatever d."""
+    """Climb ψ from ``start`` (k,) to a two-cycle, by Newton steps turned uphill; ∇ψ = 0 means Yz = 0, for any d."""
     psi = lambda z: z @ (sharpening + left_over(z, sharpening=sharpening, gram=gram)) @ z / 4  # noqa: E731
 
     def climb(z, _):
@@ -158,7 +158,7 @@ def multipliers(z, y, **parameters) -> Array:
 def random_problem(seed: int, k: int, *, off_diagonal: float = 1.0) -> Problem:
     """Draw 𝒢, and A = ½𝒢Σ for a Σ ≻ 0 with tr Σ = 1 and condition up to 3; λ_max(A) = 1, so that ε = η.
 
-    𝒢 is the Gram of n Gaussian constraint gradients in 2n dimensions, those of pairs i < j times ``off_diagonal``.
+    𝒢 is the Gram matrix of n Gaussian constraint gradients in 2n dimensions, those of i < j times ``off_diagonal``.
     """
     if k < 1 or not off_diagonal > 0:
         raise ValueError(f"k must be at least 1 and off_diagonal positive, got {k!r} and {off_diagonal!r}")

@@ -1,11 +1,11 @@
 """The prediction's errors with several directions at the edge: their orders, with intervals over draws.
 
-:mod:`selfstab.theory.coupling` for k directions.  θ† keeps the k leading eigenvalues at 2/η and ∇L out of their span U,
-which is the complementarity problem's path while Σ ≻ 0.  The prediction carries one ambient vector,
+This is :mod:`selfstab.theory.coupling` for k directions.  θ† keeps the k leading eigenvalues at 2/η and ∇L orthogonal
+to their span U, which is the complementarity problem's path while Σ ≻ 0.  The prediction evolves one vector v (p,),
 
     v' = v − η[∇²L v + UᵀYx + ½T⊥:(xxᵀ − Σ) + ½UᵀU T:xxᵀ],   x = Uv,  Y = 𝒯[v − Uᵀx],  ½𝒢Σ = −𝒯[∇L],
 
-the same in every basis of the block.  Derived for this project, as a conjecture: no theorem covers k > 1.
+the same in every basis of the block.  It is derived here and a conjecture, since no theorem covers k > 1.
 
 >>> from selfstab.theory.families import block_draws
 >>> errors = block_errors(block_draws(0, 3, 2, learning_rate=0.02), [0.1, 0.05], k=2, learning_rate=0.02)
@@ -30,7 +30,7 @@ from selfstab.theory.families import Jet
 
 
 class BlockErrors(NamedTuple):
-    """Largest errors of the prediction over the horizon, what they depend on, and the scales to measure them by."""
+    """Largest errors of the prediction over the horizon, what they depend on, and the scales that measure them."""
 
     deviation: Array  # () max ‖θ − θ† − v*‖, a length
     loss: Array  # () max |L(θ) − L(θ†) − ½xᵀΛx|
@@ -43,7 +43,7 @@ class BlockErrors(NamedTuple):
 
 
 class DenseBlock(NamedTuple):
-    """The invariant subspace of the k largest eigenvalues, in whatever basis the decomposition gives."""
+    """The invariant subspace of the k largest eigenvalues, in the basis that the decomposition returns."""
 
     jet: Jet
     vectors: Array  # (k, p) U
@@ -90,7 +90,7 @@ def predicted(block: DenseBlock, v: Array, learning_rate) -> Array:
 
 
 def _largest(draw, alpha, steps, k, learning_rate, start) -> BlockErrors:
-    """:func:`block_errors` of one draw at one α."""
+    """Return :func:`block_errors` of one draw at one α."""
     origin, edge = jnp.zeros_like(draw.slope), rules.GradientDescent(learning_rate).edge
     pull = alpha / jnp.linalg.eigvalsh(smat(dense_block(draw.jet(origin, 0.0), k).pairs @ draw.slope))[-1]
 
@@ -132,7 +132,7 @@ def block_errors(draws, alphas, *, k: int, learning_rate, horizon=6.0, start=0.5
     """Measure the largest errors over ``horizon``/ε steps from θ†_0 + start·√Σ(1, …, 1), where θ†_0 = 0.
 
     Args:
-        draws: n losses as :func:`selfstab.theory.families.block_draws` has them: k curvatures 2/η at 0.
+        draws: n losses as from :func:`selfstab.theory.families.block_draws`, with k curvatures 2/η at 0.
         alphas: λ_max(A) at the start (curvature²), shape (m,); the loss's pull is chosen to give it.
         k: Number of directions at the edge.
         learning_rate: Step size η.

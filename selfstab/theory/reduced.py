@@ -3,9 +3,9 @@
 Along the leading eigenvector u of the Hessian let x be the displacement from the constrained trajectory (a length)
 and y the excess of the sharpness over 2/η (a curvature).  A cubic model of the loss turns gradient descent into the map
 
-    x' = −(1 + ηy) x − η q x³,      y' = (1 − d) y + η (α − βx²/2)
+    x' = −(1 + ηy) x − η s x²/2 − η q x³,      y' = (1 − d) y + η (α − βx²/2)
 
-and, for small steps and q = d = 0, into the flow X' = XY, Y' = α − βX²/2 in τ = ηt with X = |x|.  Every closed form
+and, for small steps and q = d = s = 0, into the flow X' = XY, Y' = α − βX²/2 in τ = ηt with X = |x|.  Every closed form
 below belongs to this flow unless it says otherwise.  Source: arXiv 2209.15594 (heuristic derivation of the cycle);
 orbit formulas, drift and damping threshold are derived for this project from the same two equations.
 
@@ -34,7 +34,7 @@ def _positive(**values: ArrayLike) -> None:
             raise ValueError(f"{name} must be positive, got {value!r}")
 
 
-def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0):
+def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0, skew=0.0):
     """Take one gradient-descent step of :class:`ToyLoss` in (x, y); any broadcastable shapes.
 
     Args:
@@ -45,9 +45,10 @@ def reduced_step(x, y, *, learning_rate, alpha, beta, damping=0.0, quartic=0.0):
         beta: Self-stabilization β (curvature²/length²).
         damping: d = ηλ, the part of y forgotten in a step; λ is the valley's curvature along ∇S⊥.
         quartic: q (curvature/length²), from the term q x⁴/4 of the valley; q > 0 steepens it.
+        skew: s = ∇S·u (curvature/length), from the term s x³/6 of the valley.
     """
     return (
-        -(1 + learning_rate * y) * x - learning_rate * quartic * x**3,
+        -(1 + learning_rate * y) * x - learning_rate * (skew * x**2 / 2 + quartic * x**3),
         (1 - damping) * y + learning_rate * (alpha - beta * x**2 / 2),
     )
 
@@ -103,7 +104,10 @@ def radius(*, alpha, beta):
 
 
 def conserved(x, y, *, alpha, beta):
-    """Return H = y²/2 + βx²/4 − α ln|x| (curvature², up to α·ln of the unit of length), constant along the flow."""
+    """Return H = y²/2 + βx²/4 − α ln|x| (curvature², up to α·ln of the unit of length), constant along the flow.
+
+    Source: arXiv 2209.15594, according to arXiv 2609.01034.
+    """
     return y**2 / 2 + beta * x**2 / 4 - alpha * jnp.log(jnp.abs(x))
 
 
@@ -116,9 +120,16 @@ def map_drift(x, y, *, learning_rate, alpha, beta):
     return learning_rate**2 / 2 * ((alpha - force) ** 2 + y**2 * (alpha + force))
 
 
-def damping_threshold(*, learning_rate, alpha):
-    """Return 2ε²: the map's 2-cycle x = ±δ attracts iff the damping d exceeds it (d < 2 + ε² being understood)."""
-    return 2 * epsilon(jnp.asarray(alpha, float), learning_rate) ** 2
+def damping_threshold(*, learning_rate, alpha, beta=1.0, quartic=0.0, skew=0.0):
+    """Return (2 − κ)ε² + 2ηqδ² with κ = s²/β: the map's 2-cycle attracts iff the damping d exceeds it.
+
+    To leading order.  Less d it is the determinant's excess over one at the 2-cycle, and by how much h = H/α grows in a
+    step, averaged over a cycle, in units of ⟨y²⟩/α.  Two steps of a skew valley are two steps of one with q = −ηs²/4,
+    which flattens.  arXiv 2609.01034 has the skewness's part as 2 − 9ζ².
+    """
+    curved = 2 * quartic - learning_rate * skew**2 / 2  # twice the quartic term that two steps feel
+    square = epsilon(jnp.asarray(alpha, float), learning_rate) ** 2
+    return 2 * square + learning_rate * curved * radius_squared(alpha, beta)
 
 
 def _energy_gap(x0, alpha, beta):
@@ -221,9 +232,9 @@ def stages(x, y, delta) -> Stages:
 class ToyLoss(NamedTuple):
     """L(x, w) = ½(2/η + √β w)x² + s x³/6 + q x⁴/4 − (α/√β)w + ½λw², and −g z on a third coordinate if ``drift`` is set.
 
-    θ = (x, w) or (x, w, z).  With y = √β·w and s = 0, gradient descent with step η is :func:`reduced_step` with damping
-    d = ηλ.  θ = 0 lies on the stable set's edge, with the given α, β and u = e_x; constrained gradient descent rests
-    there, or moves by ηg per step along z.  The paper's own toy is not known; this one is the project's own.
+    θ = (x, w) or (x, w, z).  With y = √β·w, gradient descent with step η is :func:`reduced_step` with damping d = ηλ.
+    θ = 0 lies on the stable set's edge, with the given α, β and u = e_x; constrained gradient descent rests there, or
+    moves by ηg per step along z.  The paper's own toy is not known; this one is the project's own.
     """
 
     learning_rate: float

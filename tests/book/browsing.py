@@ -15,7 +15,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 # Resolves once fonts are there, formulas stand, pictures are decoded, and nothing waits to be scrolled into view.
 SETTLED = """async () => {
-  await Promise.all([document.fonts.ready, window.MathJax?.startup?.promise]);
+  await Promise.all([document.fonts.ready, window.MathJax?.startup?.promise, window.formulasFit]);
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => null)));
 }"""

@@ -168,7 +168,7 @@ def test_pages_made_of_records(tmp_path):
     assert page.count('alt="A rising curve."') == 2
     assert "1 min 15 s of computing" in page
     assert f'href="chapters/{NOTEBOOK}.html"' in page
-    assert "(2 of 2 claims hold)" in page
+    assert "(2 of 2 claims hold, 0 of 1 on recorded runs)" in page
     assert "absent (not in this build)" in page
     for told in (
         "MLP, width 200, SST-2, logistic",
@@ -178,6 +178,47 @@ def test_pages_made_of_records(tmp_path):
         "a machine, 2 threads, today, older code",
     ):
         assert f"<p>{told}</p>" in page
+
+
+def test_mutants_and_who_notices_them(tmp_path):
+    """From the record alone: each mutant with the claims that turn red, each claim with how many it notices."""
+    text = "```{mutants-table}\n```"
+    results = write(tmp_path / "results", [CLAIM], [FIGURE])
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    assert "No examination is recorded in this build." in page
+    claim = {"id": "rises", "notebook": NOTEBOOK, "sentence": "It *rises*.", "verdict": "holds", "measured": 1.0}
+    others = [claim | {"id": "falls", "sentence": "It falls."}, claim | {"id": "never", "verdict": "does not hold"}]
+    seen = {
+        "name": "no-force",
+        "breaks": "There is no $x$.",
+        "files": ["a_b.py"],
+        "chapters": [NOTEBOOK],
+        "red": ["rises"],
+    }
+    seen |= {"failed": {}, "seconds": 9.0}
+    unseen = seen | {"name": "same", "red": [], "failed": {NOTEBOOK: "ValueError: x_1 must be *positive*"}}
+    origin = {
+        "scale": "quick",
+        "seed": 0,
+        "unbroken": "All is there.",
+        "date": "today",
+        "device": "A_CPU",
+        "threads": 2,
+    }
+    origin |= {"seconds": 7200.0, "commit": "abc", "library_digest": "12"}
+    record = origin | {"claims": [claim, *others], "mutants": [seen, unseen]}
+    (results / "mutants.json").write_text(json.dumps(record))
+    status, messages, page = build(tmp_path, text, results)
+    assert status == 0, messages
+    words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
+    assert "1 of 2 mutants are noticed: at least one claim turns red. Of the 2 claims" in words
+    assert "today: A_CPU, 2 threads, 2 h 0 min of computing, commit abc, numerical code 12, older than" in words
+    assert "All is there." in words
+    assert re.search(r"no-force, in a_b\.py\. 01: rises\. 1 of 2", words)
+    assert "stops with words: ValueError: x_1 must be *positive* none 0 of 2" in words
+    assert re.search(r"It rises\. rises 01 1 of 2 It falls\. falls 01 0 of 2", words)
+    assert "does not hold on the unbroken code" in words
 
 
 def test_source_line_is_the_one_in_the_source(tmp_path):
@@ -259,12 +300,13 @@ def test_records_are_shown_as_they_were_written(tmp_path):
     status, messages, page = build(tmp_path, text, results)
     assert status == 0, messages
     formula = '<span class="math notranslate nohighlight">\\(S_1\\)</span>'
-    assert f'<p class="claim-sentence">2. of <em>three</em> meet {formula}, # not a heading.</p>' in page
+    together = f'<span class="together">{formula}'
+    assert f'<p class="claim-sentence">2. of <em>three</em> meet {together},</span> # not a heading.</p>' in page
     reason = (
         'a &lt; b_c_d &amp; <code class="docutils literal notranslate"><span class="pre">code</span></code>: 3 | 4.'
     )
     assert f'<p class="claim-reason">{{S}}* over 2/η. Predicted 1, tolerance 0.05: {reason}</p>' in page
-    assert f"Null models, which must fail it: no {formula}: 0.5." in page
+    assert f"Null models, which must fail it: no {together}:</span> 0.5." in page
     assert '<p class="claim-reason">The paper: - the paper</p>' in page
     caption = "&gt; It <strong>rises</strong>, * and <em>then</em> falls_by_half."
     assert f'<p class="figure-caption">{caption}</p>' in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 from browsing import DESKTOP, PATIENCE, PHONE, settle
 
+from selfstab.page.style import STAGES
 from selfstab.theory import matrix, reduced
 
 ASSETS = Path(__file__).resolve().parents[2] / "book" / "_assets"
 
 #: (settings, steps): every parameter at work, both signs of α and of the quartic term, none of them diverging.
 RUNS = [
-    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.01, y0=-1.5, damping=0.005, quartic=0.0), 800),
-    (dict(eta=0.02, alpha=1.0, beta=1.0, x0=1.4e-3, y0=-1.5, damping=0.001, quartic=0.0), 1600),
-    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.3, y0=0.0, damping=0.0, quartic=-0.1), 800),
-    (dict(eta=0.05, alpha=1.3, beta=2.5, x0=0.4, y0=0.7, damping=0.02, quartic=0.03), 400),
-    (dict(eta=0.1, alpha=-0.5, beta=0.4, x0=0.02, y0=2.0, damping=0.0, quartic=0.0), 200),
+    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.01, y0=-1.5, damping=0.005, quartic=0.0, kappa=0.0), 800),
+    (dict(eta=0.02, alpha=1.0, beta=1.0, x0=1.4e-3, y0=-1.5, damping=0.001, quartic=0.0, kappa=0.0), 1600),
+    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.3, y0=0.0, damping=0.0, quartic=-0.1, kappa=0.0), 800),
+    (dict(eta=0.05, alpha=1.3, beta=2.5, x0=0.4, y0=0.7, damping=0.02, quartic=0.03, kappa=0.3), 400),
+    (dict(eta=0.1, alpha=-0.5, beta=0.4, x0=0.02, y0=2.0, damping=0.0, quartic=0.0, kappa=0.0), 200),
+    (dict(eta=0.05, alpha=1.0, beta=1.0, x0=0.3, y0=0.0, damping=0.0, quartic=0.0, kappa=6.0), 800),
 ]
 
 
@@ -37,7 +40,8 @@ def double_precision():
 def library(settings: dict) -> dict:
     """The library's names of the lab's parameters."""
     names = dict(learning_rate="eta", alpha="alpha", beta="beta", damping="damping", quartic="quartic")
-    return {ours: settings[theirs] for ours, theirs in names.items()}
+    known = {ours: settings[theirs] for ours, theirs in names.items()}
+    return known | {"skew": (settings["kappa"] * settings["beta"]) ** 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,10 @@ def test_closed_forms_equal_the_library(compute):
         assert compute("peak", x0, 0, settings) == pytest.approx(expected, rel=1e-9)
         level = float(reduced.conserved(x0, 0.4, alpha=alpha, beta=beta))
         assert compute("conserved", x0, 0.4, settings) == pytest.approx(level, rel=1e-12)
-    toy = reduced.ToyLoss(eta, alpha, beta, stiffness=settings["damping"] / eta, quartic=settings["quartic"])
+    known = {name: library(settings)[name] for name in ("quartic", "skew")}
+    threshold = float(reduced.damping_threshold(learning_rate=eta, alpha=alpha, beta=beta, **known))
+    assert compute("threshold", settings) == pytest.approx(threshold, rel=1e-12)
+    toy = reduced.ToyLoss(eta, alpha, beta, stiffness=settings["damping"] / eta, **known)
     for x, y in ((0.5, -1.0), (-2.0, 1.5)):
         expected = float(toy.loss(np.array([x, y / beta**0.5])))
         assert compute("loss", x, y, settings) == pytest.approx(expected, rel=1e-12)
@@ -124,9 +131,34 @@ def test_rest_point_is_one_and_divergence_is_said(compute):
     after = compute("step", rest, settings)
     assert (after["x"], after["y"]) == pytest.approx((-rest["x"], rest["y"]), rel=1e-12)
     assert rest["y"] > 0  # a valley that flattens outwards hovers above the threshold
+    settings = RUNS[-1][0]  # skew: the mean of the two points, to the next order in ε = 0.05
+    told, rest = compute("iterate", settings, 3000), compute("restPoint", settings)
+    assert np.abs(told["x"][-2:]).mean() == pytest.approx(rest["x"], rel=0.01)
+    assert np.mean(told["y"][-2:]) == pytest.approx(rest["y"], rel=0.05)
+    assert rest["y"] == pytest.approx(0.05 * 6 / 2)
     wild = compute("iterate", {**settings, "quartic": 5.0, "x0": 6.0}, 100)
     assert wild["status"] == "diverged"
     assert np.all(np.isfinite(wild["x"]))
+
+
+@pytest.mark.parametrize(
+    "shape", [dict(quartic=0.0, kappa=0.0), dict(quartic=0.1, kappa=4.0), dict(quartic=-0.1, kappa=6.0)]
+)
+def test_walls_of_the_valley_reach_their_height(compute, shape):
+    """On both sides, in the middle of the rise; where a wall's top is lower, the whole side lies below."""
+    settings = RUNS[0][0] | shape
+    for sign in (1, -1):
+        for height in (0.5, 20.0):
+            far = compute("reach", height, -0.5, sign, 8.0, settings)
+            level = compute("loss", sign * far, -0.5, settings) - compute("floor", -0.5, settings)
+            assert level == pytest.approx(height, rel=1e-9)
+        assert compute("reach", 1e4, -0.5, sign, 8.0, settings) == 8.0
+
+
+def test_stages_have_the_tints_of_the_figures():
+    light = (ASSETS / "lab.css").read_text(encoding="utf-8").partition('html[data-theme="dark"]')[0]
+    tints = {int(stage): tint for stage, tint in re.findall(r"--lab-stage(\d): (#\w+);", light)}
+    assert tints == {stage: tint.lower() for stage, tint in STAGES.items()}
 
 
 PAIR = dict(eta=0.05, coupling=1.4, second=0.6, damping=0.005, z0=[0.5, 0.3])
@@ -239,7 +271,7 @@ def test_the_page_asks_for_nothing_and_throws_nothing(lab):
 def test_sliders_by_keyboard(lab):
     """An arrow key changes the parameter, its spoken value, the run and the pictures; every slider has its label."""
     page = lab()
-    for key in ("eta", "alpha", "beta", "x0", "y0", "damping", "quartic"):
+    for key in ("eta", "alpha", "beta", "x0", "y0", "damping", "quartic", "kappa"):
         slider = page.locator(f"#lab-{key}")
         before, pixels = page.evaluate("() => JSON.stringify(eosLab.orbit.y)"), ink(page, "series")
         spoken = slider.get_attribute("aria-valuetext")
@@ -267,10 +299,11 @@ def test_slider_by_mouse_changes_what_it_should(lab):
 
 
 def test_stepping_shows_the_library_values(lab):
-    page = lab("#eta=0.05&alpha=1&beta=1&x0=0.3&y0=0.5&damping=0.01&quartic=0.02&n=200&t=0")
+    page = lab("#eta=0.05&alpha=1&beta=1&x0=0.3&y0=0.5&damping=0.01&quartic=0.02&kappa=2&n=200&t=0")
     for _ in range(7):
         page.click("#lab-step")
-    x, y = reduced.iterate(0.3, 0.5, 7, learning_rate=0.05, alpha=1.0, beta=1.0, damping=0.01, quartic=0.02)
+    known = dict(learning_rate=0.05, alpha=1.0, beta=1.0, damping=0.01, quartic=0.02, skew=2**0.5)
+    x, y = reduced.iterate(0.3, 0.5, 7, **known)
     assert value(page, "t") == 7
     assert value(page, "x") == pytest.approx(float(x[-1]), abs=1e-9)
     assert value(page, "y") == pytest.approx(float(y[-1]), abs=1e-9)

@@ -173,16 +173,30 @@ LONG_NAMES = """for (const place of document.querySelectorAll(".provenance, .exp
   (place.querySelector("p") ?? place).append("device".repeat(60));"""
 
 
+#: Displayed formulas cut off at their side, or showing the room between their lines as text, and how many there are.
+CLIPPED = """() => {
+  const boxes = [...document.querySelectorAll('mjx-container[display="true"]')].filter((box) => box.clientWidth);
+  const wide = boxes.filter((box) => box.scrollWidth > box.clientWidth + 2 || /\\dpt\\]/.test(box.textContent));
+  return [wide.map((box) => box.textContent.trim().slice(0, 80)), boxes.length];
+}"""
+
+
 def test_phone_pages_do_not_scroll_sideways(open_page, pages):
-    page, wide = None, {}
+    """Nor does a displayed formula: the page sets a wide one in several lines, or in smaller type."""
+    page, wide, clipped, formulas = None, {}, {}, 0
     for name in pages:
         page = open_page(name, page, viewport=PHONE, is_mobile=True, has_touch=True)
+        cut, count = page.evaluate(CLIPPED)
+        clipped |= {name: cut} if cut else {}
+        formulas += count
         for wider in ("", WIDER_FONT, LONG_NAMES):
             page.evaluate(f"() => {{ {wider} }}")
             width = page.evaluate("document.documentElement.scrollWidth")
             if width > PHONE["width"]:
                 wide[name, wider] = width
     assert not wide
+    assert not clipped
+    assert formulas > 100
     assert not page.complaints.errors
 
 
@@ -235,3 +249,13 @@ def test_print_leaves_out_the_frame(open_page):
     hidden = page.evaluate("getComputedStyle(document.querySelector('.bd-sidebar-primary')).display")
     assert hidden == "none"
     assert page.evaluate("document.querySelector('article h1').offsetParent !== null")
+
+
+def test_punctuation_stays_with_its_formula(site, pages):
+    """A browser may break a line after a formula, which is a box to it: nothing of a sentence's marks begins a line."""
+    apart = r'(?<!"together">)<span class="math notranslate nohighlight">\\\([^<]*\\\)</span>[.,;:!?)]'
+    # The article: a heading that the contents repeat is not prose.
+    texts = {name: (site / name).read_text(encoding="utf-8") for name in pages}
+    texts = {name: text.partition("<article")[2].partition("</article>")[0] for name, text in texts.items()}
+    assert sum('<span class="together">' in text for text in texts.values()) > 10
+    assert not {name: found[:3] for name, text in texts.items() if (found := re.findall(apart, text))}

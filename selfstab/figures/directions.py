@@ -10,7 +10,7 @@ from selfstab.page.style import COLORS
 from selfstab.runs import quantities
 
 #: The eigenvalues of a block, from the first on.
-SHADES = ("#D55E00", "#E69F00", "#8C4A00", "#F0B27A", "#B8B8B8", "#DDDDDD")
+SHADES = ("#D55E00", "#E69F00", "#8C4A00", "#F0B27A", "#A04060", "#C98BA0", "#B8B8B8", "#DDDDDD")
 
 
 def edge(run):
@@ -38,7 +38,7 @@ def edge(run):
 
 
 def _tangent(matrices):
-    """(Z11 − Z22)/tr Z and 2 Z12/tr Z of 2×2 matrices (..., 2, 2): in the unit disk where Z ⪰ 0."""
+    """Return (Z11 − Z22)/tr Z and 2 Z12/tr Z of 2×2 matrices (..., 2, 2), in the unit disk where Z ⪰ 0."""
     trace = np.trace(matrices, axis1=-2, axis2=-1)
     return (matrices[..., 0, 0] - matrices[..., 1, 1]) / trace, 2 * matrices[..., 0, 1] / trace
 
@@ -174,7 +174,7 @@ def matrix(tracks, dampings, exponents):
 
 
 def sharpness(runs, length):
-    """Draw the mean sharpness of gradient descent by window, with what the block says of it."""
+    """Draw the mean sharpness of gradient descent by window, with the values that follow from the block."""
     fig, ax = plt.subplots(figsize=(6.4, 3.3))
     kinds = {
         "gd_sharpness": ("gd", "s", 7, "gradient descent"),
