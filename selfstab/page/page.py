@@ -149,6 +149,7 @@ class Page:
         spread: float = 0.0,
         relation: str = "equals",
         paper: str = "",
+        work: str = "",
         nulls: Mapping[str, float] = NONE,
         show: bool = True,
     ) -> None:
@@ -165,6 +166,7 @@ class Page:
             spread: Half range (or interval) of the measured value over seeds, settings or time.
             relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should relate to predicted.
             paper: The paper's statement, if it has one in words.
+            work: arXiv number of the work whose statement it is, where it is not the paper's.
             nulls: Values of the same quantity from null models, by name.  They use less information, or wrong
                 information, and must fail; if one passes, a claim that holds is not tested here.
             show: Whether to print a line with the verdict.
@@ -177,7 +179,7 @@ class Page:
         record = {"id": id, "notebook": self.notebook, "sentence": " ".join(sentence.split()), "quantity": quantity}
         record |= beside(judge(relation, predicted, measured, spread, tolerance), nulls, relation)
         record |= {"reason": " ".join(reason.split()), "relation": relation, "scale": self.scale, "seed": self.seed}
-        self.claims.append(record | {"paper": paper})
+        self.claims.append(record | {"paper": paper, "work": work})
         if show:
             measure = quantity.replace("*", r"\*")  # as in v*
             apart = f", spread {number(spread)}" if spread > 0 else ""
