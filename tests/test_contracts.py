@@ -57,7 +57,7 @@ STEPS = {
     "generalized": Step(generalized_predicted_step, lambda case, k: 0.1 * directions(case, k)[0], referred=True),
 }
 each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-each_rule = pytest.mark.parametrize("kind", cases.RULES)
+each_rule = pytest.mark.parametrize("kind", cases.DESCENTS)
 each_k = pytest.mark.parametrize("k", cases.DIRECTIONS)
 
 
@@ -71,7 +71,7 @@ def records(case):
     """What a constrained step measures at the case's point, for each rule."""
     state = ConstrainedState.at(case.theta, case.eigenvector)
     step = jax.jit(constrained_step)
-    return {kind: step(case.objective, kind(case.learning_rate), state)[1] for kind in cases.RULES}
+    return {kind: step(case.objective, kind(case.learning_rate), state)[1] for kind in cases.DESCENTS}
 
 
 def arguments(step, case, records, kind, k):
@@ -170,7 +170,7 @@ def test_a_step_keeps_shapes_and_precisions_of_its_state(step, kind, k, rate, dt
 @each_k
 def test_products_come_for_as_many_directions_as_are_asked_for(case, k):
     state = ConstrainedState.at(case.theta, case.eigenvector)
-    rule = cases.RULES[0](case.learning_rate)
+    rule = cases.DESCENTS[0](case.learning_rate)
     _, record = jax.eval_shape(constrained_step, case.objective, rule, state, directions(case, k))
     assert record.products.shape == (k, case.objective.size)
     _, record = jax.eval_shape(constrained_step, case.objective, rule, state)
