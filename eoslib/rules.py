@@ -14,7 +14,7 @@ ValueError: learning_rate must be positive and finite, got -1.0
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from eoslib.position import Theta
 EDGE_FRACTION = 0.95
 
 
+@dataclasses.dataclass(frozen=True)
 class Rule:
     """What every rule offers.  A rule of your own is a frozen dataclass on this, registered with JAX, with ``step``."""
 
@@ -65,7 +66,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Rated(Rule):
-    """A rule θ ↦ θ − ηd of one learning rate; ``direction`` makes d of the gradient."""
+    """A rule θ ↦ θ − ηd of one learning rate, d made of the gradient."""
 
     learning_rate: Any  # step size η (1/curvature)
 
@@ -78,14 +79,14 @@ class Rated(Rule):
         """Return θ − ηd for the direction d in place of the gradient, in the precision of θ."""
         return theta + -jnp.asarray(self.learning_rate, theta.dtype) * gradient.astype(theta.dtype)
 
-    def direction(self, objective: Objective, theta: Theta, memory: Any, gradient: Float[Array, " p"]) -> tuple:
-        """Return (d, memory')."""
-        return gradient, memory
-
     def step(self, objective, theta, memory, loss, gradient):
         """Return (θ − ηd, memory')."""
-        direction, memory = self.direction(objective, theta, memory, gradient)
+        direction, memory = self._direction(objective, theta, memory, gradient)
         return self.update(theta, direction), memory
+
+    def _direction(self, objective, theta, memory, gradient) -> tuple[Any, Any]:
+        """Return (d, memory')."""
+        return gradient, memory
 
 
 @jax.tree_util.register_dataclass
@@ -99,19 +100,12 @@ class GradientDescent(Rated):
         return 2 / self.learning_rate
 
 
-@dataclasses.dataclass(frozen=True)
-class _Momentum(Rated):
-    momentum: Any  # μ or β₁, the fraction of the velocity that a step keeps
-
-    def init(self, theta):
-        """Return the velocity at rest, in the precision of θ."""
-        return jnp.zeros(theta.shape, theta.dtype)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class HeavyBall(_Momentum):
+class HeavyBall(Rated):
     """m' = μm + ∇L, θ' = θ − ηm' (Polyak; PyTorch's and optax's momentum)."""
+
+    momentum: Any  # μ, the fraction of the velocity that a step keeps
 
     @property
     def edge(self) -> Any:
@@ -123,8 +117,11 @@ class HeavyBall(_Momentum):
         """η/(1 − μ): under a constant gradient g the velocity settles at g/(1 − μ)."""
         return self.learning_rate / (1 - self.momentum)
 
-    def direction(self, objective, theta, memory, gradient):
-        """Return the velocity, twice."""
+    def init(self, theta):
+        """Return m = 0, in the precision of θ."""
+        return jnp.zeros(theta.shape, theta.dtype)
+
+    def _direction(self, objective, theta, memory, gradient):
         return (_weighted(self.momentum, memory, 1, gradient),) * 2
 
 
@@ -138,30 +135,46 @@ class Nesterov(HeavyBall):
         """(2 + 2μ)/((1 + 2μ)η): z² − (1 + μ)(1 − ηS)z + μ(1 − ηS) then has the root −1 (arXiv 2103.00065)."""
         return (2 + 2 * self.momentum) / ((1 + 2 * self.momentum) * self.learning_rate)
 
-    def direction(self, objective, theta, memory, gradient):
-        """Return the gradient with the velocity ahead, and the velocity."""
+    def _direction(self, objective, theta, memory, gradient):
         velocity = _weighted(self.momentum, memory, 1, gradient)
         return _weighted(self.momentum, velocity, 1, gradient), velocity
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class EMA(_Momentum):
+class EMA(Rated):
     """m' = β₁m + (1 − β₁)∇L, θ' = θ − ηm': an exponential moving average, heavy ball with the step (1 − β₁)η."""
+
+    momentum: Any  # β₁
 
     @property
     def edge(self) -> Any:
         """(2 + 2β₁)/((1 − β₁)η), that of heavy ball with its step (arXiv 2207.14484)."""
         return (2 + 2 * self.momentum) / ((1 - self.momentum) * self.learning_rate)
 
-    def direction(self, objective, theta, memory, gradient):
-        """Return the average, twice."""
+    init = HeavyBall.init
+
+    def _direction(self, objective, theta, memory, gradient):
         return (_weighted(self.momentum, memory, 1 - self.momentum, gradient),) * 2
+
+
+class _Preconditioned(Rated):
+    def scale(self, memory):
+        """Return P^(−1/2) (p,)."""
+        return 1 / jnp.sqrt(self._preconditioner(memory))
+
+    def _preconditioner(self, memory) -> Array:
+        raise NotImplementedError
+
+    def _damped(self, square):
+        """Return √(square + root) + offset."""
+        root, offset = (jnp.asarray(getattr(self, name), square.dtype) for name in ("root", "offset"))
+        return jnp.sqrt(square + root) + offset
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RMSProp(Rated):
+class RMSProp(_Preconditioned):
     """v' = β₂v + (1 − β₂)∇L², P = √(v' + root) + offset, θ' = θ − ηP⁻¹∇L; v starts at 0 and is not corrected for it."""
 
     decay: Any = 0.99  # β₂
@@ -173,21 +186,14 @@ class RMSProp(Rated):
         """2/η, for λ₁ of P^(−1/2)∇²L P^(−1/2): with P fixed it is gradient descent in P^(1/2)θ (arXiv 2207.14484)."""
         return GradientDescent(self.learning_rate).edge
 
-    def init(self, theta):
-        """Return v = 0, in the precision of θ."""
-        return jnp.zeros(theta.shape, theta.dtype)
+    init = HeavyBall.init
 
-    def direction(self, objective, theta, memory, gradient):
-        """Return P⁻¹∇L and v'."""
+    def _direction(self, objective, theta, memory, gradient):
         square = _weighted(self.decay, memory, 1 - self.decay, jnp.square(gradient.astype(theta.dtype)))
         return gradient.astype(theta.dtype) / self._preconditioner(square), square
 
-    def scale(self, memory):
-        """Return P^(−1/2) (p,)."""
-        return 1 / jnp.sqrt(self._preconditioner(memory))
-
-    def _preconditioner(self, square):
-        return jnp.sqrt(square + jnp.asarray(self.root, square.dtype)) + jnp.asarray(self.offset, square.dtype)
+    def _preconditioner(self, memory):
+        return self._damped(memory)
 
 
 class Moments(NamedTuple):
@@ -195,12 +201,12 @@ class Moments(NamedTuple):
 
     first: Float[Array, " p"]  # m, moving average of the gradient
     second: Float[Array, " p"]  # v, of its square
-    count: Int[Array, ""]  # steps taken
+    steps: Int[Array, ""]  # taken so far
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Adam(Rated):
+class Adam(_Preconditioned):
     """m' = β₁m + (1 − β₁)∇L, v' = β₂v + (1 − β₂)∇L², θ' = θ − ηP⁻¹m'.
 
     Both corrections of the bias, at step t = 1, 2, …, are part of the preconditioner (arXiv 2207.14484):
@@ -219,27 +225,22 @@ class Adam(Rated):
 
     def init(self, theta):
         """Return m = v = 0, in the precision of θ."""
-        return Moments(*jnp.zeros((2, *theta.shape), theta.dtype), jnp.zeros((), jnp.int32))
+        first, second = jnp.zeros((2, *theta.shape), theta.dtype)
+        return Moments(first, second, jnp.zeros((), jnp.int32))
 
-    def direction(self, objective, theta, memory, gradient):
-        """Return P⁻¹m' and the moments."""
+    def _direction(self, objective, theta, memory, gradient):
         gradient = gradient.astype(theta.dtype)
         memory = Moments(
             _weighted(self.momentum, memory.first, 1 - self.momentum, gradient),
             _weighted(self.decay, memory.second, 1 - self.decay, jnp.square(gradient)),
-            memory.count + 1,
+            memory.steps + 1,
         )
         return memory.first / self._preconditioner(memory), memory
 
-    def scale(self, memory):
-        """Return P^(−1/2) (p,)."""
-        return 1 / jnp.sqrt(self._preconditioner(memory))
-
     def _preconditioner(self, memory):
-        dtype, t = memory.second.dtype, jnp.maximum(memory.count, 1)
-        began, filled = (1 - jnp.asarray(b, dtype) ** t for b in (self.momentum, self.decay))
-        root = jnp.sqrt(memory.second / filled + jnp.asarray(self.root, dtype))
-        return began * (root + jnp.asarray(self.offset, dtype))
+        t = jnp.maximum(memory.steps, 1)
+        began, filled = (1 - jnp.asarray(b, memory.second.dtype) ** t for b in (self.momentum, self.decay))
+        return began * self._damped(memory.second / filled)
 
 
 @jax.tree_util.register_dataclass
@@ -263,8 +264,7 @@ class SAM(Rated):
         # Written without the difference of two roots: for ρ = 0 exactly 2/η.
         return 4 / self.learning_rate / (1 + (1 + 8 * self.radius / (self.learning_rate * norm)) ** 0.5)
 
-    def direction(self, objective, theta, memory, gradient):
-        """Return the gradient uphill."""
+    def _direction(self, objective, theta, memory, gradient):
         norm = length(gradient) if self.normalized else 1
         ascent = jnp.asarray(self.radius, gradient.dtype) * gradient / jnp.where(norm == 0, 1, norm)
         return objective.gradient(theta + ascent.astype(theta.dtype)), memory
@@ -288,7 +288,10 @@ def _weighted(a, x, b, y):
     return jnp.asarray(a, x.dtype) * x + jnp.asarray(b, x.dtype) * y.astype(x.dtype)
 
 
-def resolve(rule: Rule | Any, kind: type = Rule) -> Any:
+Kind = TypeVar("Kind", bound=Rule)
+
+
+def resolve(rule: Rule | Any, kind: type[Kind] = Rule) -> Kind:
     """Return a rule, or gradient descent for a learning rate, its rates Python numbers or traced.
 
     A Python number takes the precision of what it multiplies, where one of NumPy's would change it.
@@ -296,9 +299,9 @@ def resolve(rule: Rule | Any, kind: type = Rule) -> Any:
     Raises:
         ValueError: if the rule is of another ``kind``, or a rate is no number in its range (traced values pass).
     """
-    rule: Any = rule if isinstance(rule, Rule) else GradientDescent(rule)
+    rule = rule if isinstance(rule, Rule) else GradientDescent(rule)
     if not isinstance(rule, kind):
-        raise ValueError(f"rule must be {kind.__name__} here, got {type(rule).__name__}")
+        raise ValueError(f"rule must be of {kind.__name__} here, got {type(rule).__name__}")
     fields, known = {field.name for field in dataclasses.fields(rule)}, {}
     for name, (holds, words) in RANGES.items():
         if name not in fields or isinstance(value := getattr(rule, name), Tracer):
@@ -310,7 +313,7 @@ def resolve(rule: Rule | Any, kind: type = Rule) -> Any:
     return dataclasses.replace(rule, **known)
 
 
-def require_edge(rule: Rated | Any) -> Any:
+def require_edge(rule: Rated | Any) -> Rated:
     """Return the resolved rule, which must bound the sharpness itself by one constant, as for constraints on it.
 
     Raises:

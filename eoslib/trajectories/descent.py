@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -171,19 +171,19 @@ def follow(
         ValueError: if a rate is out of its range, the rates are no series without ``steps``, ``every`` does not divide
             T, ``stride`` < 1, or ``relative`` lacks an eigenvector at every step or meets a preconditioner.
     """
-    scheduled = steps is None
-    if scheduled:
+    if steps is None:
         rule = rule if isinstance(rule, Rule) else GradientDescent(rule)
         shapes = {np.shape(rate) for rate in jax.tree.leaves(rule)} - ({()} if isinstance(rule, Rule) else set())
         if len(shapes) != 1 or len(*shapes) != 1 or 0 in max(shapes):
             got = ", ".join(map(str, sorted(shapes))) or "numbers"
             raise ValueError(f"rates must have shape (T,) with T >= 1, one a step, or steps be given, got {got}")
-        (steps,), rule = max(shapes), jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
+        (total,) = max(shapes)
+        rule = jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
     else:
-        rule = resolve(rule)
-    every = steps if every is None else every
-    if steps < 1 or every < 1 or steps % every:
-        raise ValueError(f"every must divide the number of steps {steps}, got {every!r}")
+        rule, total = resolve(rule), int(steps)
+    every = total if every is None else every
+    if total < 1 or every < 1 or total % every:
+        raise ValueError(f"every must divide the number of steps {total}, got {every!r}")
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride!r}")
     is_scaled = type(rule).scale is not Rule.scale
@@ -193,15 +193,15 @@ def follow(
     memory = rule.init(theta) if memory is None else memory
     starts = [] if eigenvector is None else [(objective.place(eigenvector).astype(objective.dtype),) * 2]
     state = theta, objective.place(memory), starts * (1 + is_scaled)
-    (theta, memory, _), kept, series = _train(objective, rule, state, scheduled, steps, every, stride, relative)
+    (theta, memory, _), kept, series = _train(objective, rule, state, steps is None, total, every, stride, relative)
     loss, rate, sharpness, curvature, products, edge, oscillation = series
-    unknown: Any = np.full(steps, np.nan)  # of NumPy: jax_debug_nans allows no NaN of JAX's
+    unknown: Any = np.full(total, np.nan)  # of NumPy: jax_debug_nans allows no NaN of JAX's
     rate, edge, oscillation = (unknown if values is None else values for values in (rate, edge, oscillation))
     if eigenvector is None:
         sharpness = curvature = unknown
     elif stride > 1:
-        due = np.arange(steps) % stride == 0
-        sharpness, curvature = (np.where(due, values, np.nan) for values in (sharpness, curvature))
+        due = np.arange(total) % stride == 0
+        sharpness, curvature = (cast(Array, np.where(due, values, np.nan)) for values in (sharpness, curvature))
     return Training(loss, rate, sharpness, products, theta, kept, curvature, edge, oscillation, memory)
 
 
