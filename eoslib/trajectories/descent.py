@@ -159,7 +159,7 @@ def follow(
         objective: The loss.
         theta: Start, a vector (p,) or Position.
         eigenvector: Start (p,) for the leading eigenvector; None measures no sharpness.
-        rule: An update rule; its rates are numbers or, without ``steps``, series (T,), one entry a step.  A bare
+        rule: An update rule; its rates are numbers or, without ``steps``, series (T,), one entry per step.  A bare
             learning rate, or a series of them, is gradient descent's.
         steps: Number T of steps, for fixed rates.
         stride: Steps from one measurement of the sharpness to the next.
@@ -172,11 +172,11 @@ def follow(
             T, ``stride`` < 1, or ``relative`` lacks an eigenvector at every step or meets a preconditioner.
     """
     if steps is None:
-        rule = rule if isinstance(rule, Rule) else GradientDescent(rule)
-        shapes = {np.shape(rate) for rate in jax.tree.leaves(rule)} - ({()} if isinstance(rule, Rule) else set())
+        rule = rule if isinstance(rule, Rule) else GradientDescent(jnp.asarray(rule))
+        shapes = {np.shape(rate) for rate in jax.tree.leaves(rule)} - {()}
         if len(shapes) != 1 or len(*shapes) != 1 or 0 in max(shapes):
             got = ", ".join(map(str, sorted(shapes))) or "numbers"
-            raise ValueError(f"rates must have shape (T,) with T >= 1, one a step, or steps be given, got {got}")
+            raise ValueError(f"rates must have shape (T,) with T >= 1, one per step, or steps be given, got {got}")
         (total,) = max(shapes)
         rule = jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
     else:
