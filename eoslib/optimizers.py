@@ -37,14 +37,14 @@ class Transformation(Rule):
     def step(self, objective, theta, memory, loss, gradient):
         """Return θ moved by the update, and the state."""
         updates, memory = self.transformation.update(gradient.astype(theta.dtype), memory, theta.astype(theta.dtype))
-        return theta + updates.astype(theta.dtype), memory
+        return theta + jnp.asarray(updates, theta.dtype), memory
 
 
 def moves(rule: Rule, gradients: Any, start: float = 0.0) -> Any:
     """Return the moves (T, p) of a rule that needs no loss, from θ = ``start`` in all entries, at gradients (T, p)."""
 
     def step(state, gradient):
-        following, memory = rule.step(cast(Any, None), *state, jnp.zeros(()), gradient)
+        following, memory = rule.step(cast(Any, None), state[0], state[1], jnp.zeros(()), gradient)
         return (following, memory), following - state[0]
 
     theta = Position.of(jnp.full(gradients.shape[1], start, gradients.dtype))
@@ -82,7 +82,7 @@ def from_optax(transformation: optax.GradientTransformation) -> Rule:
 
 
 def _decimal(value: Any) -> float:
-    """Return the number of four digits that is this one to 2e-5 (float32 loses that in 1 − β₂), or the number itself."""
+    """Return the number of four digits that is this one to 2e-5, as float32 knows 1 − β₂, or the number itself."""
     value, short = float(value), float(f"{float(value):.4g}")
     return short if abs(short - value) <= 2e-5 * abs(value) else value
 

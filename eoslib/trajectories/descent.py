@@ -177,7 +177,7 @@ def follow(
         if len(shapes) != 1 or len(*shapes) != 1 or 0 in max(shapes):
             got = ", ".join(map(str, sorted(shapes))) or "numbers"
             raise ValueError(f"rates must have shape (T,) with T >= 1, one per step, or steps be given, got {got}")
-        (total,) = max(shapes)
+        total = int(max(shapes)[0] or 0)
         rule = jax.tree.map(lambda rate: jnp.asarray(rate, objective.dtype), rule)
     else:
         rule, total = resolve(rule), int(steps)

@@ -58,10 +58,10 @@ def iterate(
 ) -> tuple[Array, Array]:
     """Iterate the map from (x, y): two arrays of shape (steps + 1, ...), the start first.
 
-    Heavy ball adds μ times the last move to each, −μ(x + x₋) and μ(y − y₋) with the point (x₋, y₋) one step ago, and y is
-    the excess over its edge (2 + 2μ)/η: x' = (1 + μ − ηS)x − μx₋ for S = (2 + 2μ)/η + y.  Where it moves slowly this is
-    gradient descent's map with steps η/(1 − μ), with the same δ and H, but H drifts (1 + μ)/(1 − μ) times as much per
-    cycle (derived for this project).  It starts from a 2-cycle, x₋ = −x and y₋ = y.
+    With momentum −μ(x + x₋) and μ(y − y₋) are added, (x₋, y₋) one step ago, and y is the excess over heavy ball's edge:
+    x' = (1 + μ − ηS)x − μx₋ for S = (2 + 2μ)/η + y.  Where it moves slowly this is gradient descent's map with steps
+    η/(1 − μ), with the same δ and H, but H drifts (1 + μ)/(1 − μ) times as much per cycle as under those steps (derived
+    for this project).  It starts from a 2-cycle, x₋ = −x and y₋ = y.
 
     Args:
         x: Displacement along u (length), any shape that broadcasts with ``y``.
@@ -77,11 +77,10 @@ def iterate(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps!r}")
-    if not isinstance(momentum, jax.core.Tracer) and not np.all(
-        (0 <= np.asarray(momentum)) & (np.asarray(momentum) < 1)
-    ):
+    known = [not isinstance(size, jax.core.Tracer) for size in (momentum, noise)]
+    if known[0] and not np.all((np.asarray(momentum) >= 0) & (np.asarray(momentum) < 1)):
         raise ValueError(f"momentum must lie in [0, 1), got {momentum!r}")
-    absent = [not isinstance(size, jax.core.Tracer) and not np.any(size) for size in (momentum, noise)]
+    absent = [sure and not np.any(np.asarray(size)) for sure, size in zip(known, (momentum, noise), strict=True)]
     if not absent[1] and key is None:
         raise ValueError(f"noise={noise!r} needs a random key, got None")
     start = (jnp.asarray(x, float), jnp.asarray(y, float))
