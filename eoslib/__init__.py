@@ -14,21 +14,23 @@ from eoslib.eigen import EigenPairs, EigenStatus, leading_eigenpair, leading_eig
 from eoslib.geometry import LocalGeometry, local_geometry
 from eoslib.objective import Cubic, Objective
 from eoslib.position import Position
-from eoslib.rules import GradientDescent
+from eoslib.rules import EMA, SAM, Adam, GradientDescent, HeavyBall, Nesterov, RMSProp, Rule
 from eoslib.sharpness import Sharpness, sharpness
 from eoslib.stable_set import Projection, ProjectionStatus, project
 
 if TYPE_CHECKING:
+    from eoslib.optimizers import from_optax
     from eoslib.trajectories.approach import Approach, EdgeStatus, find_instability
+    from eoslib.trajectories.descent import Training, follow
     from eoslib.trajectories.state import Options
     from eoslib.trajectories.track import track, track_from
     from eoslib.transformation import constrained_gradient_descent
 
 __all__ = [
-    "ConstrainedRecord", "ConstrainedState", "ConstrainedStatus", "Cubic", "EigenPairs", "EigenStatus",
-    "GradientDescent", "LocalGeometry", "Objective", "Position", "Projection", "ProjectionStatus", "Sharpness",
-    "constrained_gradient_descent", "constrained_step", "leading_eigenpair", "leading_eigenpairs", "local_geometry",
-    "project", "sharpness",
+    "EMA", "SAM", "Adam", "ConstrainedRecord", "ConstrainedState", "ConstrainedStatus", "Cubic", "EigenPairs",
+    "EigenStatus", "GradientDescent", "HeavyBall", "LocalGeometry", "Nesterov", "Objective", "Position", "Projection",
+    "ProjectionStatus", "RMSProp", "Rule", "Sharpness", "Training", "constrained_gradient_descent", "constrained_step",
+    "follow", "from_optax", "leading_eigenpair", "leading_eigenpairs", "local_geometry", "project", "sharpness",
 ]  # fmt: skip
 if importlib.util.find_spec("xarray") and importlib.util.find_spec("tqdm"):  # the extra ``track`` is there
     __all__ += ["Approach", "EdgeStatus", "Options", "find_instability", "track", "track_from"]
@@ -36,7 +38,8 @@ if importlib.util.find_spec("xarray") and importlib.util.find_spec("tqdm"):  # t
 _LAZY = {
     "Approach": "trajectories.approach", "EdgeStatus": "trajectories.approach",
     "find_instability": "trajectories.approach", "Options": "trajectories.state", "track": "trajectories.track",
-    "track_from": "trajectories.track", "constrained_gradient_descent": "transformation",
+    "track_from": "trajectories.track", "constrained_gradient_descent": "transformation", "from_optax": "optimizers",
+    "follow": "trajectories.descent", "Training": "trajectories.descent",
 }  # fmt: skip
 
 

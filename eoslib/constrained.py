@@ -17,7 +17,7 @@ from eoslib.geometry import SAME_SPACE, LocalGeometry, Thirds, local_geometry_an
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
-from eoslib.rules import EDGE_FRACTION, GradientDescent, resolve
+from eoslib.rules import EDGE_FRACTION, GradientDescent, Rated, require_edge
 from eoslib.stable_set import bend, constraint_force, floor_correction, lost, restoring_move, violation
 from eoslib.status import Status
 
@@ -97,7 +97,7 @@ class ConstrainedRecord(NamedTuple):
 
 
 def constrained_step(
-    objective: Objective, rule: GradientDescent, state: ConstrainedState, vs: Float[Array, "m p"] | None = None,
+    objective: Objective, rule: Rated | float, state: ConstrainedState, vs: Float[Array, "m p"] | None = None,
     *, tolerance: float = 1e-4, eigen_tolerance: float = 5e-3, thirds_every: int = 1,
 ) -> tuple[ConstrainedState, ConstrainedRecord]:  # fmt: skip
     """Advance θ† ↦ proj_M(θ† − η∇L(θ†)) by a predictor and a corrector, and return what was measured at θ†_t.
@@ -114,9 +114,13 @@ def constrained_step(
     W ⪰ 0 from a complementarity problem (:func:`~eoslib.complementarity.solve`).  At least one direction must have a
     margin to the edge.
 
+    Another rule than gradient descent enters by its edge and by the time of the gradient flow that its step covers, as
+    (2 + 2μ)/η and η/(1 − μ) of heavy ball.  Steps longer than 2/edge, (1 + μ)/(1 − μ) times that long, would be
+    unstable along the eigenvectors left out, so such a step is taken in the parts needed, each at most 2/edge long.
+
     Args:
         objective: The loss.
-        rule: Update rule; its edge bounds the sharpness.
+        rule: Update rule whose edge bounds the sharpness itself, by one constant.
         state: θ†_t and starts for its eigenvectors, k of them.
         vs: Directions (m, p) for which ∇²L(θ†_t) v is computed in the same pass.
         tolerance: Relative violation of S ≤ 2/η above which it is removed before the step.
@@ -125,19 +129,30 @@ def constrained_step(
             center are turned with the block.  A violation above half the tolerance also forces an evaluation.
 
     Raises:
-        ValueError: if η is not positive and finite, ``thirds_every`` is less than 1, or k > 1 and 3k > p.
+        ValueError: if η is not positive and finite, the rule has a preconditioner or no constant edge,
+            ``thirds_every`` is less than 1, or k > 1 and 3k > p.
     """
     if thirds_every < 1:
         raise ValueError(f"thirds_every must be at least 1, got {thirds_every!r}")
     require_block(objective, state.start)
-    vs = jnp.zeros((0, objective.size), objective.dtype) if vs is None else vs.astype(objective.dtype)
+    none = jnp.zeros((0, objective.size), objective.dtype)
+    vs = none if vs is None else vs.astype(objective.dtype)
     state, vs = objective.place((state, vs))
     options = {"tolerance": tolerance, "eigen_tolerance": eigen_tolerance, "thirds_every": thirds_every}
-    return _step(objective, resolve(rule), state, vs, **options)
+    rule = require_edge(rule)
+    if isinstance(rule, GradientDescent):
+        return _step(objective, rule, rule.learning_rate, state, vs, **options)
+    parts = jnp.ceil(rule.flow_rate * rule.edge / 2 * (1 - 1e-5))  # not one more for a rounding
+    time = rule.flow_rate / parts
+    following, record = _step(objective, rule, time, state, vs, **options)
+    rest = lambda _, after: _step(objective, rule, time, after, none, **options)[0]  # noqa: E731
+    following = jax.lax.fori_loop(1, parts.astype(jnp.int32), rest, following)
+    return following, record._replace(multiplier=record.multiplier * parts.astype(record.multiplier.dtype))
 
 
 @jax.jit(static_argnames=("tolerance", "eigen_tolerance", "thirds_every"), inline=True)
-def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, tolerance, eigen_tolerance, thirds_every):
+def _step(objective, rule: Rated, time, state: ConstrainedState, vs, tolerance, eigen_tolerance, thirds_every):
+    """Take a step that covers this ``time`` of the gradient flow, η for gradient descent."""
     dtype, k = objective.dtype, state.start.shape[0]
     older, last_bend = state.older.astype(dtype), state.bend.astype(dtype)
     angle = eigen_tolerance * (1 if k == 1 else 4)
@@ -167,14 +182,14 @@ def _step(objective, rule: GradientDescent, state: ConstrainedState, vs, toleran
     turn = jnp.where(rounds > 1, 0, geometry.outside(turn, rule))
     slopes = inner(geometry.vectors, geometry.gradient)
     # How far the block stays below the edge after the plain step, to first order.
-    plain = geometry.slack(rule) + rule.learning_rate * smat(inner(geometry.thirds, geometry.gradient))
+    plain = geometry.slack(rule) + time * smat(inner(geometry.thirds, geometry.gradient))
     room = (plain - smat(inner(geometry.across(rule), turn))).astype(dtype)
     excess = jnp.maximum(-jnp.diagonal(room), geometry.values - rule.edge)
     gone = lost(geometry, rule, excess, length(theta.astype(dtype)))
     solved = constraint_force(geometry, rule, room, gone, state.multiplier.astype(dtype))
-    overshoot = jnp.minimum(1 - rule.learning_rate * geometry.values, 0)
+    overshoot = jnp.minimum(1 - time * geometry.values, 0)
     bent = bend(geometry, rule, solved.value)
-    move = -rule.learning_rate * geometry.gradient + turn + bent
+    move = -time * geometry.gradient + turn + bent
     move = move + floor_correction(geometry, (overshoot * slopes).astype(dtype))
     # u turns at an even rate: extrapolating the last two is a far better start, except after a refinement or a repair.
     latest, off = geometry.improved_vectors, violation(geometry, rule).sharpness

@@ -17,7 +17,7 @@ from eoslib.eigen import DENSE_LIMIT, direction, directions, gaps, leading_eigen
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
-from eoslib.rules import GradientDescent
+from eoslib.rules import Rated
 
 
 def radius_squared(alpha: Any, beta: Any) -> Any:
@@ -101,38 +101,38 @@ class LocalGeometry(NamedTuple):
         """∇²L u_i scaled to length one (:func:`~eoslib.eigen.power_step`), to start the next solve."""
         return jax.vmap(power_step)(self.vectors, self.images, self.values)
 
-    def floored(self, rule: GradientDescent) -> Bool[Array, " k"]:
+    def floored(self, rule: Rated) -> Bool[Array, " k"]:
         """Return for which directions M requires u_i·∇L = 0: the first, and those that a step would overshoot."""
         return (self.values > rule.edge / 2).at[0].set(True)
 
-    def outside(self, w: Float[Array, "*batch p"], rule: GradientDescent | None = None) -> Float[Array, "*batch p"]:
+    def outside(self, w: Float[Array, "*batch p"], rule: Rated | None = None) -> Float[Array, "*batch p"]:
         """Return P⊥w = w − UᵀU w; under a rule, U holds the floored directions alone."""
         us = self.vectors if rule is None else jnp.where(self.floored(rule)[:, None], self.vectors, 0)
         # A product of matrices is exact to rounding where neither is a single row.
         within = w @ us.T if w.ndim == 2 and min(len(w), len(us)) > 1 else inner(w[..., None, :], us)
         return w - within @ us
 
-    def across(self, rule: GradientDescent) -> Float[Array, "n p"]:
+    def across(self, rule: Rated) -> Float[Array, "n p"]:
         """Return T⊥ = P⊥∇³L[u_i, u_j], rows as in :attr:`thirds`: how the block of ∇²L changes along the floor."""
         return self.outside(self.thirds, rule)
 
-    def gram(self, rule: GradientDescent) -> Float[Array, "n n"]:
+    def gram(self, rule: Rated) -> Float[Array, "n n"]:
         """Return 𝒢 = T⊥T⊥ᵀ, β for k = 1 (curvature²/length²)."""
         across = self.across(rule)
         return inner(across[:, None], across)
 
-    def sharpening(self, rule: GradientDescent) -> Float[Array, "k k"]:
+    def sharpening(self, rule: Rated) -> Float[Array, "k k"]:
         """Return A = −∇³L[u_i, u_j]·P⊥∇L, the rate of progressive sharpening of the block (curvature²); α for k = 1."""
         return -smat(inner(self.thirds, self.outside(self.gradient, rule)))
 
-    def slack(self, rule: GradientDescent) -> Float[Array, "k k"]:
+    def slack(self, rule: Rated) -> Float[Array, "k k"]:
         """Return 2/η I − Λ, the distance of the block's eigenvalues below the edge; finite for η = 0, too."""
         largest = float(jnp.finfo(self.values.dtype).max) / 4
         return jnp.diag(jnp.minimum(rule.edge - self.values, largest)).astype(self.values.dtype)
 
-    def multiplier(self, rule: GradientDescent) -> Multiplier:
+    def multiplier(self, rule: Rated) -> Multiplier:
         """Solve for W = ηΣ/2 ⪰ 0 (length²/curvature), whose move −T⊥:W keeps every eigenvalue at the edge or below."""
-        room = self.slack(rule) - rule.learning_rate * self.sharpening(rule)
+        room = self.slack(rule) - rule.flow_rate * self.sharpening(rule)
         return solve(self.gram(rule), room.astype(self.values.dtype))
 
     @property

@@ -18,7 +18,7 @@ from eoslib.geometry import LocalGeometry, local_geometry, require_block
 from eoslib.loops import do_while
 from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
-from eoslib.rules import GradientDescent, resolve
+from eoslib.rules import Rated, require_edge
 from eoslib.status import Status
 
 
@@ -57,12 +57,12 @@ class Projection(NamedTuple):
         return ProjectionStatus.words(self.status)
 
 
-def floor_slopes(geometry: LocalGeometry, rule: GradientDescent) -> Float[Array, " k"]:
+def floor_slopes(geometry: LocalGeometry, rule: Rated) -> Float[Array, " k"]:
     """Return u_i·∇L of the floored directions, 0 of the others."""
     return jnp.where(geometry.floored(rule), inner(geometry.vectors, geometry.gradient), 0)
 
 
-def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
+def violation(geometry: LocalGeometry, rule: Rated) -> Violation:
     """Return the relative violation of the two conditions of M by the point whose geometry is given."""
     excess = jnp.maximum(geometry.sharpness / rule.edge - 1, 0)
     norm = length(geometry.gradient)
@@ -73,12 +73,12 @@ def violation(geometry: LocalGeometry, rule: GradientDescent) -> Violation:
 WALL = 0.05
 
 
-def bend(geometry: LocalGeometry, rule: GradientDescent, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:
+def bend(geometry: LocalGeometry, rule: Rated, multiplier: Float[Array, "k k"]) -> Float[Array, " p"]:
     """Return the move −T⊥:W, for k = 1 −c∇S⊥ (a length), which lowers ∇²L on the block by 𝒢W to first order."""
     return -svec(multiplier) @ geometry.across(rule)
 
 
-def lost(geometry: LocalGeometry, rule: GradientDescent, excess: Float[Array, " k"], extent: Any) -> Bool[Array, " k"]:
+def lost(geometry: LocalGeometry, rule: Rated, excess: Float[Array, " k"], extent: Any) -> Bool[Array, " k"]:
     """Return which eigenvalues only a bend longer than θ itself, 1 + ``extent``, could lower by an excess.
 
     For these eigenvalues T⊥_ii, for k = 1 ∇S⊥, counts as zero.
@@ -87,7 +87,7 @@ def lost(geometry: LocalGeometry, rule: GradientDescent, excess: Float[Array, " 
     return excess > length(geometry.across(rule)[np.flatnonzero(i == j)]) * (1 + extent)
 
 
-def constraint_force(geometry: LocalGeometry, rule: GradientDescent, room, gone, start: Any = None) -> Multiplier:
+def constraint_force(geometry: LocalGeometry, rule: Rated, room, gone, start: Any = None) -> Multiplier:
     """Solve for the multiplier (k, k) that makes ``room`` (k, k) positive semidefinite; lost rows impose nothing."""
     room = jnp.where(gone[:, None] | gone[None], jnp.eye(gone.size, dtype=room.dtype), room)
     return solve(geometry.gram(rule), room.astype(geometry.values.dtype), start)
@@ -99,9 +99,7 @@ def floor_correction(geometry: LocalGeometry, slopes: Float[Array, " k"]) -> Flo
     return -jnp.where(convex, slopes / jnp.where(convex, geometry.values, 1), 0) @ geometry.vectors
 
 
-def restoring_move(
-    geometry: LocalGeometry, rule: GradientDescent, along: Any = 0.0, extent: Any = 1e18
-) -> Float[Array, " p"]:
+def restoring_move(geometry: LocalGeometry, rule: Rated, along: Any = 0.0, extent: Any = 1e18) -> Float[Array, " p"]:
     """Return the move of one round: only Newton to the floor while far up the wall, both corrections together after.
 
     ``along`` (p,), a move on the floor, is added to the two; its effect on ∇²L within the block is corrected, too.
@@ -113,7 +111,7 @@ def restoring_move(
     return floor_correction(geometry, floor_slopes(geometry, rule)) + jnp.where(up_the_wall, 0, rest)
 
 
-def floor_offset(objective: Objective, theta: Theta, geometry: LocalGeometry, rule: GradientDescent, r):
+def floor_offset(objective: Objective, theta: Theta, geometry: LocalGeometry, rule: Rated, r):
     """Return Σ_i (u_i·r) n_i (p,), the part of r along the normals of the floor; a Hessian-vector product each.
 
     The normal of {u·∇L = 0}, scaled to u·n = 1, is u + ∇³L[u, w]/S with w = Σ_{k>1} u_k (u_k·∇L)/(S − λ_k), because u
@@ -130,7 +128,7 @@ def floor_offset(objective: Objective, theta: Theta, geometry: LocalGeometry, ru
 
 
 def project(
-    objective: Objective, theta: Any, start: Any, rule: GradientDescent | Any,
+    objective: Objective, theta: Any, start: Any, rule: Rated | Any,
     *, tolerance: float = 1e-5, slope_tolerance: float = 1e-3, eigen_tolerance: float = 1e-3, max_rounds: int = 30,
 ) -> Projection:  # fmt: skip
     """Project θ₀ onto M: find the nearest point θ, where r = θ₀ − θ is normal to M.
@@ -162,7 +160,7 @@ def project(
             raise ValueError(f"{name} must be positive, got {value!r}")
     start = objective.place(jnp.asarray(start, objective.dtype))
     start = require_block(objective, start)
-    return _project(objective, objective.position(theta), start, resolve(rule), max_rounds=max_rounds, **options)
+    return _project(objective, objective.position(theta), start, require_edge(rule), max_rounds=max_rounds, **options)
 
 
 @jax.jit(static_argnames=("tolerance", "slope_tolerance", "eigen_tolerance", "max_rounds"))

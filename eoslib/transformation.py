@@ -23,7 +23,7 @@ from eoslib.constrained import ConstrainedState, ConstrainedStatus, constrained_
 from eoslib.eigen import random_direction
 from eoslib.inputs import beside
 from eoslib.objective import Objective
-from eoslib.rules import GradientDescent, resolve
+from eoslib.rules import GradientDescent, Rated, require_edge
 
 
 class ConstrainedTransformState(NamedTuple):
@@ -105,7 +105,7 @@ def _advance(loss_fn, trained, has_aux, thirds_every, rule, params, state: Const
 
 
 def constrained_gradient_descent(
-    rule: GradientDescent | Callable | Any,
+    rule: Rated | Callable | Any,
     *, directions: int = 1, thirds_every: int = 5, seed: int = 0, trainable: Any = True,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """Return the constrained step as an optax transformation, for any training loop.
@@ -130,7 +130,7 @@ def constrained_gradient_descent(
             ``params``, or a wrapper has masked these; from ``update`` if ``params`` or ``loss_fn`` is missing, or
             ``state`` is not what ``init`` returns.
     """
-    fixed = None if callable(rule) else resolve(rule)
+    fixed = None if callable(rule) else require_edge(rule)
 
     def init(params):
         trained = iter(_trained(trainable, params))

@@ -15,8 +15,19 @@ from jax import Array
 from eoslib import rules
 from eoslib.objective import Objective
 
-#: Every rule, made by its learning rate alone.
-RULES = rules.RULES
+#: Every rule, made by its learning rate alone: the rule itself, its other rates being usual ones.
+RULES = {
+    "gradient descent": rules.GradientDescent,
+    "heavy ball": lambda rate: rules.HeavyBall(rate, momentum=0.6),
+    "Nesterov": lambda rate: rules.Nesterov(rate, momentum=0.6),
+    "EMA": lambda rate: rules.EMA(rate, momentum=0.6),
+    "RMSProp": rules.RMSProp,
+    "Adam": rules.Adam,
+    "SAM": lambda rate: rules.SAM(rate, radius=0.05),
+    "SAM, not normalized": lambda rate: rules.SAM(rate, radius=0.05, normalized=False),
+}
+#: Those that every step of the constrained trajectory and of the predictions takes.
+DESCENTS = (rules.GradientDescent,)
 #: Numbers k of directions.
 DIRECTIONS = (1,)
 

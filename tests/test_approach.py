@@ -32,7 +32,7 @@ def test_the_instability_is_located_to_one_step(toy_objective):
     """On x = 0 the toy's sharpness rises by ηα a step: from 2/η − 10.1 it crosses after 21 steps of .5."""
     found = approach(toy_objective, [0.0, -10.1 / 2, 0.0])
     assert (found.status, found.step) == (EdgeStatus.REACHED, 21)
-    assert found.status.message.startswith("reached: the sharpness is above 2/η at the last step recorded")
+    assert found.status.message.startswith("reached: the sharpness is above its edge at the last step recorded")
     assert found.unmeasured == np.diff(found.checks["step"]).max() - 1
     np.testing.assert_allclose(found.theta, [0, -10.1 / 2 + 21 * 0.25, 21 * 0.03], atol=1e-12)
     y, z = -10.1 / 2 + 0.25 * np.arange(22), 0.03 * np.arange(22)
@@ -62,7 +62,7 @@ def test_the_instability_of_the_network_is_located_to_one_step(network):
 @pytest.mark.parametrize(
     ("theta", "options", "status", "step", "words"),
     [
-        ([0.0, -10.0, 0.0], {"max_steps": 7}, EdgeStatus.STEP_LIMIT, 7, "was below 2/η whenever it was measured"),
+        ([0.0, -10.0, 0.0], {"max_steps": 7}, EdgeStatus.STEP_LIMIT, 7, "was below its edge whenever it was measured"),
         ([0.0, 1.0, 0.0], {}, EdgeStatus.AT_START, 0, "warm it up"),
         ([float("nan"), 0.0, 0.0], {}, EdgeStatus.DIVERGED, 0, "no longer finite"),
     ],

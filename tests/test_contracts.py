@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eoslib import rules
 from eoslib.constrained import ConstrainedState, constrained_step
+from eoslib.position import Position
+from eoslib.trajectories import descent
 from eoslib.trajectories.descent import DescentState, gradient_descent_step
 from eoslib.trajectories.flow import flow_start, flow_step
 from eoslib.trajectories.prediction import PredictedState, generalized_predicted_step, predicted_step
@@ -57,7 +60,7 @@ STEPS = {
     "generalized": Step(generalized_predicted_step, lambda case, k: 0.1 * directions(case, k)[0], referred=True),
 }
 each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-each_rule = pytest.mark.parametrize("kind", cases.RULES)
+each_rule = pytest.mark.parametrize("kind", cases.DESCENTS)
 each_k = pytest.mark.parametrize("k", cases.DIRECTIONS)
 
 
@@ -71,7 +74,7 @@ def records(case):
     """What a constrained step measures at the case's point, for each rule."""
     state = ConstrainedState.at(case.theta, case.eigenvector)
     step = jax.jit(constrained_step)
-    return {kind: step(case.objective, kind(case.learning_rate), state)[1] for kind in cases.RULES}
+    return {kind: step(case.objective, kind(case.learning_rate), state)[1] for kind in cases.DESCENTS}
 
 
 def arguments(step, case, records, kind, k):
@@ -170,26 +173,66 @@ def test_a_step_keeps_shapes_and_precisions_of_its_state(step, kind, k, rate, dt
 @each_k
 def test_products_come_for_as_many_directions_as_are_asked_for(case, k):
     state = ConstrainedState.at(case.theta, case.eigenvector)
-    rule = cases.RULES[0](case.learning_rate)
+    rule = cases.DESCENTS[0](case.learning_rate)
     _, record = jax.eval_shape(constrained_step, case.objective, rule, state, directions(case, k))
     assert record.products.shape == (k, case.objective.size)
     _, record = jax.eval_shape(constrained_step, case.objective, rule, state)
     assert record.products.shape == (0, case.objective.size)
 
 
-@each_rule
-@pytest.mark.parametrize("learning_rate", [0.02, 1.0, 300.0])
-def test_the_edge_is_where_the_map_on_a_parabola_turns_unstable(kind, learning_rate):
-    """On ½λx²: below the edge x dies out, above it grows, by turns on either side; on it the multiplier is −1."""
-    rule, x = kind(learning_rate), jnp.ones(1)
+# --- update rules -----------------------------------------------------------------------------------------------------
 
-    def after(curvature, steps):
-        following = x
-        for _ in range(steps):
-            following = rule.update(following, curvature * following)
-        return float(following[0])
+every_rule = pytest.mark.parametrize("make", cases.RULES.values(), ids=cases.RULES)
 
-    np.testing.assert_allclose(after(rule.edge, 1), -1, rtol=4 * np.finfo(float).eps)
-    for steps in (100, 101):
-        assert 0 < (-1) ** steps * after(rule.edge * (1 - 1e-2), steps) < 0.2  # .98¹⁰⁰ = .13
-        assert (-1) ** steps * after(rule.edge * (1 + 1e-2), steps) > 5  # 1.02¹⁰⁰ = 7.2
+
+@pytest.fixture(scope="module")
+def ridge():
+    """The toy in float64: a loss small enough that every rule compiles in a second."""
+    return cases.toy()
+
+
+@every_rule
+def test_a_rule_is_the_same_in_jit_scan_and_vmap(make, ridge):
+    """Three steps at two learning rates: by the loop, one by one, and side by side in another program."""
+    objective, theta, rates = ridge.objective, ridge.theta, [ridge.learning_rate, 0.7 * ridge.learning_rate]
+
+    def step(rule, state, _):
+        return rule.step(objective, *state, *objective.value_and_grad(state[0])), state[0]
+
+    def by_scan(rate):
+        rule = make(rate)
+        return jax.lax.scan(lambda state, _: step(rule, state, _), (theta, rule.init(theta)), None, length=3)[0]
+
+    side_by_side = jax.jit(jax.vmap(by_scan))(jnp.array(rates))
+    for i, rate in enumerate(rates):
+        rule, state = make(rate), (theta, make(rate).init(theta))
+        for _ in range(3):
+            state, _ = step(rule, state, None)
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], side_by_side), state)
+        run = descent.follow(objective, theta, ridge.eigenvector, rule, 3, stride=2)
+        assert_close((run.theta, run.memory), state)
+        assert np.isnan(run.sharpness).tolist() == [False, True, False]
+        assert np.isfinite(run.edge).all()
+
+
+@every_rule
+def test_a_rule_keeps_shapes_and_precisions(make, ridge):
+    """A float32 objective moves a Position or a float64 θ, and what it remembers keeps its form."""
+    batch = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), ridge.objective.batch)
+    objective = dataclasses.replace(ridge.objective, batch=batch, dtype=jnp.dtype(jnp.float32))
+    for theta in (ridge.theta, Position.of(ridge.theta.astype(jnp.float32))):
+        rule = make(ridge.learning_rate)
+        state = theta, rule.init(theta)
+        following = jax.eval_shape(lambda t, m, r=rule: r.step(objective, t, m, *objective.value_and_grad(t)), *state)
+        assert jax.tree.structure(following) == jax.tree.structure(state)
+        for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(following)):
+            assert (after.shape, after.dtype) == (before.shape, before.dtype)
+
+
+@every_rule
+def test_a_rule_is_a_pytree_of_its_rates_alone(make):
+    rule = make(0.1)
+    numeric = [f.name for f in dataclasses.fields(rule) if f.name in rules.RANGES]
+    assert jax.tree.leaves(rule) == [getattr(rule, name) for name in numeric]
+    assert {f.name for f in dataclasses.fields(rule)} - {*numeric} <= {"normalized"}
+    assert type(rule) in rules.RULES

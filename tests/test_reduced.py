@@ -117,3 +117,67 @@ def test_four_stages_in_order():
     assert abs(float(x[found.start[2]])) > delta
     with pytest.raises(ValueError, match="delta must be positive and finite"):
         reduced.stages(x, y, -1.0)
+
+
+# --- momentum and noise -----------------------------------------------------------------------------------------------
+
+
+def test_momentum_writes_out_heavy_ball_on_the_valley():
+    """The map is x' = (1 + μ − ηS)x − μx₋ and y' = y + μ(y − y₋) + η(α − βx²/2), in a loop of Python's."""
+    eta, mu, alpha, beta = 0.02, 0.4, 1.3, 0.8
+    x, y = reduced.iterate(0.3, -0.2, 50, learning_rate=eta, alpha=alpha, beta=beta, momentum=mu)
+    now, before = (0.3, -0.2), (-0.3, -0.2)
+    for t in range(50):
+        np.testing.assert_allclose((x[t], y[t]), now, rtol=1e-10)
+        sharpness = (2 + 2 * mu) / eta + now[1]
+        after = (
+            (1 + mu - eta * sharpness) * now[0] - mu * before[0],
+            now[1] + mu * (now[1] - before[1]) + eta * (alpha - beta * now[0] ** 2 / 2),
+        )
+        now, before = after, now
+
+
+def test_without_momentum_and_noise_it_is_the_plain_map():
+    known = dict(learning_rate=0.02, alpha=1.3, beta=0.8, damping=0.001, quartic=0.1, skew=0.4)
+    x, y = reduced.iterate(0.1, 0.2, 300, **known)
+
+    @jax.jit
+    def plain(state, known):
+        return jax.lax.scan(lambda s, _: (reduced.reduced_step(*s, **known), s), state, length=301)[1]
+
+    track = plain((jnp.array(0.1), jnp.array(0.2)), known)
+    np.testing.assert_array_equal(x, track[0])
+    np.testing.assert_array_equal(y, track[1])
+
+
+@pytest.mark.parametrize("momentum", [0.2, 0.5, 0.7])
+def test_momentum_keeps_the_radius_and_lets_the_cycles_grow_faster(momentum):
+    """At equal effective step η/(1 − μ) and ε = 5e-4: ⟨x²⟩ = δ², and H drifts (1 + μ)/(1 − μ) times as much a cycle."""
+    step, delta, drift = 5e-4, 2**0.5, {}
+    for mu in (0.0, momentum):
+        x, y = reduced.iterate(0.5 * delta, 0.0, 20_000, learning_rate=(1 - mu) * step, alpha=1, beta=1, momentum=mu)
+        starts = reduced.cycle_starts(y)
+        h = reduced.conserved(x, y, alpha=1, beta=1)
+        drift[mu] = float(h[starts[1]] - h[starts[0]])
+        assert np.mean(np.asarray(x[: starts[-1]]) ** 2) == pytest.approx(delta**2, rel=1e-3)
+    assert drift[momentum] / drift[0.0] == pytest.approx((1 + momentum) / (1 - momentum), rel=0.05)
+
+
+def test_noise_keeps_the_radius_and_lowers_the_sharpness():
+    """⟨y⟩ = −ηβσ²/(4α) to leading order, as the noise must not let ⟨x²⟩ = δ² grow; the mean over 50 copies."""
+    eta, alpha, beta, sigma = 0.01, 4.0, 1.0, 60.0
+    delta_squared = 2 * alpha / beta
+    start = jnp.full(50, delta_squared**0.5)
+    known = dict(learning_rate=eta, alpha=alpha, beta=beta, noise=sigma)
+    x, y = reduced.iterate(start, 0.0 * start, 8000, key=jax.random.key(0), **known)
+    assert float(jnp.mean(x[1000:] ** 2)) == pytest.approx(delta_squared, rel=0.02)
+    assert float(jnp.mean(y[1000:])) == pytest.approx(-eta * beta * sigma**2 / (4 * alpha), rel=0.1)
+    assert not np.array_equal(x, reduced.iterate(start, 0.0 * start, 8000, key=jax.random.key(1), **known)[0])
+
+
+def test_mistakes_with_momentum_and_noise_are_named():
+    known = dict(learning_rate=0.01, alpha=1.0, beta=1.0)
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\), got 1.0"):
+        reduced.iterate(0.1, 0.0, 5, momentum=1.0, **known)
+    with pytest.raises(ValueError, match=r"noise=2\.0 needs a random key, got None"):
+        reduced.iterate(0.1, 0.0, 5, noise=2.0, **known)

@@ -409,7 +409,7 @@ def test_a_constrained_trajectory_that_violates_its_constraint_says_so():
     """A quadratic above 2/η: no direction lowers its sharpness, at the start and ever after."""
     objective = Objective.create(lambda p: 3 * p[0] ** 2 + p[1] ** 2 / 2 - p[1], jnp.ones(2))
     data = run(objective, jnp.array([1.0, 2.0]), 0.5, steps=30, edge_steps=10, progress=False)
-    assert data.attrs["status"].startswith("the sharpness is above 2/η at the start")
+    assert data.attrs["status"].startswith("the sharpness is above its edge at the start")
     assert data.attrs["start_projection"] == ProjectionStatus.NO_DIRECTION.message
     words = "recorded to the end, but it violates S ≤ 2/η by up to 50.0% at 30 of 30 steps: repair did not suffice"
     assert data.attrs["end_constrained"] == words

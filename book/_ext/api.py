@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 INTERFACE = ("sharpness", "track", "constrained_gradient_descent")
 #: Each ring in the order of the data flow; a module of the library that is not listed follows by its name.
 RINGS = {
-    "eoslib": "objective eigen geometry sharpness rules stable_set constrained loops status",
+    "eoslib": "objective eigen geometry sharpness rules optimizers stable_set constrained loops status",
     "eoslib.trajectories": "descent flow prediction approach assumptions variables state track programs",
     "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.matrix "
     "theory.families theory.coupling theory.orders "

@@ -1,4 +1,4 @@
-"""The approach: gradient descent until the sharpness first reaches its edge, located to one step."""
+"""The approach: training until the curvature first reaches the rule's edge, located to one step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from eoslib.eigen import random_direction
+from eoslib.eigen import leading_eigenpair, preconditioned, random_direction
 from eoslib.geometry import local_geometry
 from eoslib.objective import Objective
 from eoslib.position import Position, Theta
-from eoslib.rules import GradientDescent, resolve
+from eoslib.rules import GradientDescent, Rule, resolve
 from eoslib.status import Status
 
 #: Longest interval between two measurements of the sharpness, in steps.
@@ -24,58 +24,68 @@ LONGEST_INTERVAL = 25
 class EdgeStatus(Status):
     """How the search for the instability ended."""
 
-    REACHED = "reached: the sharpness is above 2/η at the last step recorded, and was below at each measured before"
-    AT_START = "the sharpness is above 2/η at the start: lower the learning rate, or warm it up, to see it sharpen"
-    STEP_LIMIT = "not reached: the sharpness was below 2/η whenever it was measured in the steps allowed"
+    REACHED = "reached: the sharpness is above its edge at the last step recorded, below whenever measured before"
+    AT_START = "the sharpness is above its edge at the start: lower the learning rate, or warm it up, to see it sharpen"
+    STEP_LIMIT = "not reached: the sharpness was below its edge whenever it was measured in the steps allowed"
     DIVERGED = "diverged: the loss is no longer finite, or a million times its first value"
 
 
 class Approach(NamedTuple):
-    """Gradient descent up to the first step with S ≥ 2/η."""
+    """Training up to the first step with S ≥ 2/η, or the curvature at the edge of another rule."""
 
     theta: Theta  # position at the last measurement: at ``step``, unless the loss diverged
     eigenvector: Float[Array, " p"]
     step: int
     status: EdgeStatus
     loss: np.ndarray  # (step + 1,), the loss at every step
-    checks: dict[str, np.ndarray]  # step, sharpness, alpha, gradient_norm where the sharpness was measured
+    checks: dict[str, np.ndarray]  # step, sharpness, alpha, gradient_norm, curvature, edge where these were measured
+    memory: Any = ()  # of the rule, at that position
 
     @property
     def unmeasured(self) -> int:
-        """Steps in a row, at most, without a measurement: how long an excursion above 2/η could have gone unseen."""
+        """Steps in a row, at most, without a measurement: how long an excursion above the edge may go unseen."""
         return int(np.diff(self.checks["step"], prepend=0).max()) - 1 if self.step else 0
 
 
 @jax.jit(static_argnames=("length",))
-def descend(objective: Objective, rule: GradientDescent, theta, steps, length):
-    """Take at most ``length`` steps; return θ before the last, θ after it, and the loss before each (0 beyond)."""
+def descend(objective: Objective, rule: Rule, start, steps, length):
+    """Take at most ``length`` steps; return (θ, memory) before and after the last, and the losses (0 beyond)."""
 
     def unfinished(carry):
         i, _, _, losses = carry
         return (i < steps) & ((i == 0) | jnp.isfinite(losses[jnp.maximum(i - 1, 0)]))
 
     def step(carry):
-        i, _, theta, losses = carry
-        loss, gradient = objective.value_and_grad(theta)
-        return i + 1, theta, rule.update(theta, gradient), losses.at[i].set(loss)
+        i, _, now, losses = carry
+        loss, gradient = objective.value_and_grad(now[0])
+        return i + 1, now, rule.step(objective, now[0], now[1], loss, gradient), losses.at[i].set(loss)
 
     losses = jnp.zeros(length, objective.dtype)
-    return jax.lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), theta, theta, losses))[1:]
+    return jax.lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), start, start, losses))[1:]
 
 
 @jax.jit(static_argnames=("tolerance",))
-def _measure(objective: Objective, theta, start, tolerance):
-    geometry = local_geometry(objective, theta, start, tolerance=tolerance, max_products=2000)
+def _measure(objective: Objective, rule: Rule, here, starts, tolerance):
+    """Measure at ``here``, (θ, memory), from starts (1, p), or (2, p) where a scaled Hessian's eigenvector is too."""
+    theta, memory = here
+    geometry = local_geometry(objective, theta, starts[0], tolerance=tolerance, max_products=2000)
     values = {name: getattr(geometry, name) for name in ("loss", "sharpness", "alpha")}
-    return geometry.eigenvector, values | {"gradient_norm": jnp.linalg.norm(geometry.gradient)}
+    values |= {"gradient_norm": jnp.linalg.norm(geometry.gradient), "curvature": geometry.sharpness}
+    vectors = geometry.eigenvector[None]
+    if len(starts) > 1:  # the preconditioner is that of the step from here
+        scale = rule.scale(rule.step(objective, theta, memory, geometry.loss, geometry.gradient)[1])
+        operator = preconditioned(lambda v: objective.hvp(theta, v), scale)
+        pair = leading_eigenpair(operator, starts[1], tolerance=tolerance, max_products=2000)
+        vectors, values = jnp.concatenate([vectors, pair.vectors]), values | {"curvature": pair.values[0]}
+    return vectors, values
 
 
 def find_instability(
-    objective: Objective, theta: Any, rule: GradientDescent | float,
+    objective: Objective, theta: Any, rule: Rule | float,
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
     progress: bool = True,
 ) -> Approach:  # fmt: skip
-    """Descend, full batch, until S first reaches 2/η; return the series so far whatever happens.
+    """Train, full batch, until S first reaches 2/η; return the series so far whatever happens.
 
     The sharpness is measured at intervals of half the time that its rise would need to reach 2/η: seldom far from the
     edge, often near it.  Gradient descent may alternate between two values of S, so an interval ends with measurements
@@ -84,59 +94,70 @@ def find_instability(
     excursion between two measurements that raises no loss: :attr:`Approach.unmeasured` bounds its length, and
     ``max_interval=1`` excludes it.  The step found does not depend on ``max_steps``.
 
-    ``rule`` is an update rule, or the step size η of gradient descent; from ``theta`` (p,) at most ``max_steps`` are
+    ``rule`` is an update rule with an edge, or the step size η of gradient descent.  Of another rule the curvature
+    that its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises, as
+    it may below the edge, gives no reason to look closely.  From ``theta`` (p,) at most ``max_steps`` are
     taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
     relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.
 
     Raises:
-        ValueError: if η is not positive and finite, ``max_steps`` or ``max_interval`` < 1, or θ has the wrong shape or
-            dtype.
+        ValueError: if η is not positive and finite, the rule has no edge, ``max_steps`` or ``max_interval`` < 1, or θ
+            has the wrong shape or dtype.
     """
     rule = resolve(rule)
+    if rule.edge_at(1.0) is None:
+        raise ValueError(f"rule must have an edge, which {type(rule).__name__} has not")
     for name, value in (("max_steps", max_steps), ("max_interval", max_interval)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}")
     noise = 100 * float(jnp.finfo(objective.dtype).eps)  # of a loss, relative: a mean over samples adds up roundings
 
-    def look(theta, u, step):
-        u, values = _measure(objective, theta, u, tolerance)
-        return u, {"step": step} | {name: float(value) for name, value in values.items()}
+    def look(here, vectors, step):
+        vectors, values = _measure(objective, rule, here, vectors, tolerance)
+        values = {"step": step} | {name: float(value) for name, value in values.items()}
+        return vectors, values | {"edge": float(rule.edge_at(values["gradient_norm"]))}
 
+    def reached(check):
+        return check["curvature"] >= check["edge"]
+
+    monotone, count = isinstance(rule, GradientDescent), 1 + (type(rule).scale is not Rule.scale)
     theta = Position.of(objective.position(theta))
-    u, check = look(theta, objective.place(random_direction(objective.size, objective.dtype, seed)), 0)
+    here = theta, objective.place(rule.init(theta))
+    u = objective.place(random_direction(objective.size, objective.dtype, seed))
+    vectors, check = look(here, jnp.stack([u] * count), 0)
     step, interval, closely, limit, status, losses, checks = 0, 1, 0, False, None, [], [check]
-    if not np.isfinite(check["loss"]) or check["sharpness"] >= rule.edge:
+    if not np.isfinite(check["loss"]) or reached(check):
         status = EdgeStatus.AT_START if np.isfinite(check["loss"]) else EdgeStatus.DIVERGED
     with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
         while status is None:
-            before, theta_ahead, series = descend(objective, rule, theta, interval, max_interval)
-            u_ahead, found = look(before, u, step + interval - 1) if interval > 1 else (u, checks[-1])
-            u_ahead, check = look(theta_ahead, u_ahead, step + interval)
+            before, ahead, series = descend(objective, rule, here, interval, max_interval)
+            vectors_ahead, found = look(before, vectors, step + interval - 1) if interval > 1 else (vectors, checks[-1])
+            vectors_ahead, check = look(ahead, vectors_ahead, step + interval)
             series = np.append(np.asarray(series, float)[:interval], check["loss"])
-            sharpness = max(found["sharpness"], check["sharpness"]) if interval > 1 else check["sharpness"]
-            ended = not (series < 1e6 * (1 + abs(checks[0]["loss"]))).all() or not np.isfinite(sharpness)
-            rose = (np.diff(series) > noise * np.abs(series[:-1])).any()
-            if interval > 1 and not limit and (ended or rose or sharpness >= rule.edge):
+            top = max(found, check, key=lambda c: c["curvature"] / c["edge"]) if interval > 1 else check
+            ended = not (series < 1e6 * (1 + abs(checks[0]["loss"]))).all() or not np.isfinite(top["curvature"])
+            rose = monotone and (np.diff(series) > noise * np.abs(series[:-1])).any()
+            if interval > 1 and not limit and (ended or rose or reached(top)):
                 closely, interval = step + interval, 1
                 continue
             if step + interval > max_steps:  # looked at as if there were no limit, so that nothing depends on it
                 limit, interval = True, max_steps - step
                 continue
-            rise = (sharpness - checks[-1]["sharpness"]) / interval
-            theta, u, step = theta_ahead, u_ahead, step + interval
+            rise = (top["curvature"] - checks[-1]["curvature"]) / interval
+            here, vectors, step = ahead, vectors_ahead, step + interval
             losses.append(series[:-1])
             checks += [found, check] if interval > 1 else [check]
             bar.update(interval)
-            bar.set_postfix_str(f"S = {sharpness:.4g} of {rule.edge:.4g}, loss {check['loss']:.4g}")
+            bar.set_postfix_str(f"S = {top['curvature']:.4g} of {top['edge']:.4g}, loss {check['loss']:.4g}")
             if ended or limit:
                 status = EdgeStatus.DIVERGED if ended else EdgeStatus.STEP_LIMIT
-            elif sharpness >= rule.edge:
+            elif reached(top):
                 status = EdgeStatus.REACHED
             elif step == max_steps:
                 status = EdgeStatus.STEP_LIMIT
             elif step >= closely:
-                wait = 0.5 * (rule.edge - sharpness) / rise if rise > 0 else np.inf
+                wait = 0.5 * (top["edge"] - top["curvature"]) / rise if rise > 0 else np.inf
                 interval = int(np.clip(wait, 1, min(2 * interval, max_interval)))
     loss = np.concatenate([*losses, [checks[-1]["loss"]]])
     series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
-    return Approach(theta, u, step, status, loss, series)
+    return Approach(here[0], vectors[0], step, status, loss, series, here[1])

@@ -52,9 +52,10 @@ def track_from(
         or not measured).
 
     Raises:
-        ValueError: if η or ``steps`` is not positive, θ has the wrong shape or dtype, or ``options`` are inconsistent.
+        ValueError: if η or ``steps`` is not positive, the rule is not gradient descent, θ has the wrong shape or dtype,
+            or ``options`` are inconsistent.
     """
-    rule = resolve(rule)
+    rule = resolve(rule, GradientDescent)
     if not (options.directions == 1 or 1 < 3 * options.directions <= objective.size):
         raise ValueError(f"directions must lie in 1..{objective.size // 3}, got {options.directions!r}")
     if steps < 1:
@@ -220,10 +221,11 @@ def run(
 
     ``tracking`` holds further arguments of the latter; see :func:`track` for the result.
     """
-    rule = resolve(rule)
+    rule = resolve(rule, GradientDescent)
     if approach is None:
         approach = find_instability(objective, theta, rule, max_steps=edge_steps, seed=seed, progress=progress)
-    checks = {f"check_{name}": ("check", values) for name, values in approach.checks.items()}
+    measured = {name: values for name, values in approach.checks.items() if name not in ("curvature", "edge")}
+    checks = {f"check_{name}": ("check", values) for name, values in measured.items()}
     losses = {"approach_loss": ("approach_step", approach.loss.astype(np.float64))}
     data = xr.Dataset(losses | checks, coords={"approach_step": np.arange(approach.loss.size)})
     if approach.status in (EdgeStatus.REACHED, EdgeStatus.AT_START) and steps:

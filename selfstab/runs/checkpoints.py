@@ -30,6 +30,7 @@ class Checkpoints:
         series = {n: np.concatenate(v) for n, v in records.items() if n not in stacked}
         leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         found = self.approach._asdict() if self.approach else {}
+        found.pop("memory", None)  # gradient descent has none
         approach = {name: jax.tree.map(np.asarray, value) for name, value in found.items()}
         return {"state": leaves, "series": series, "stacked": stacked, "approach": approach}
 
