@@ -40,12 +40,10 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
     return Experiment(objective, objective.ravel(params), module, train)
 
 
-def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: bool = True) -> Approach:
-    """Descend to the edge, as a setting specifies."""
+def approach(setting: Setting, seed: int, prepared: Experiment, **io) -> Approach:
+    """Descend to the edge, as a setting specifies; ``io`` as in ``find_instability``."""
     steps = setting.edge_steps
-    return find_instability(
-        prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, progress=progress
-    )
+    return find_instability(prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, **io)
 
 
 def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io) -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -73,7 +74,7 @@ def _measure(objective: Objective, theta, start, tolerance):
 def find_instability(
     objective: Objective, theta: Any, rule: GradientDescent | float,
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
-    progress: bool = True,
+    progress: bool = True, restore: Callable | None = None, save: Callable | None = None,
 ) -> Approach:  # fmt: skip
     """Descend, full batch, until S first reaches 2/η; return the series so far whatever happens.
 
@@ -86,7 +87,9 @@ def find_instability(
 
     ``rule`` is an update rule, or the step size η of gradient descent; from ``theta`` (p,) at most ``max_steps`` are
     taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
-    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.
+    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.  ``save(state)`` is
+    called after each interval; ``restore(template)`` returns such a state, a pytree, from which the search goes on with
+    the numbers it would have had, or None.
 
     Raises:
         ValueError: if η is not positive and finite, ``max_steps`` or ``max_interval`` < 1, or θ has the wrong shape or
@@ -107,6 +110,13 @@ def find_instability(
     step, interval, closely, limit, status, losses, checks = 0, 1, 0, False, None, [], [check]
     if not np.isfinite(check["loss"]) or check["sharpness"] >= rule.edge:
         status = EdgeStatus.AT_START if np.isfinite(check["loss"]) else EdgeStatus.DIVERGED
+    if restore is not None and (kept := restore((theta, u, 0, 0, check))) is not None:
+        (theta, u), (*counts, ended), losses = jax.tree.map(jnp.asarray, kept[:2]), kept[2], [kept[3]]
+        theta, u = objective.place((theta, u))
+        (step, interval, closely, limit), status = map(int, counts), EdgeStatus(int(ended)) if ended >= 0 else None
+        checks = [
+            dict(zip(check, values, strict=True)) for values in zip(*(kept[4][name] for name in check), strict=True)
+        ]
     with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
         while status is None:
             before, theta_ahead, series = descend(objective, rule, theta, interval, max_interval)
@@ -137,6 +147,10 @@ def find_instability(
             elif step >= closely:
                 wait = 0.5 * (rule.edge - sharpness) / rise if rise > 0 else np.inf
                 interval = int(np.clip(wait, 1, min(2 * interval, max_interval)))
+            if save is not None:
+                counts = np.asarray([step, interval, closely, limit, -1 if status is None else status])
+                series = {name: np.asarray([check[name] for check in checks]) for name in checks[0]}
+                save((theta, u, counts, np.concatenate(losses), series))
     loss = np.concatenate([*losses, [checks[-1]["loss"]]])
     series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
     return Approach(theta, u, step, status, loss, series)

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import shutil
 import sys
-import time
 
 import jax
 import xarray as xr
@@ -38,22 +36,11 @@ def compute(setting: Setting, seed: int = 0, *, progress: bool = True, folder=No
     with FileLock(checkpoints.with_name(checkpoints.name + ".lock")):
         if stale(setting, seed) is None:
             return load(path(setting, seed))
-        begun = time.perf_counter()
         prepared = experiment.prepare(setting, seed, folder=folder)
         keeper = Checkpoints(checkpoints)
-        before = 0.0
-        with contextlib.suppress(OSError, ValueError):
-            before = float((checkpoints / "seconds").read_text())
-        approach = keeper.load_approach()
-        if approach is None:
-            approach = keeper.approach = experiment.approach(setting, seed, prepared, progress=progress)
-            keeper.save({}, {}, now=True)
-
-        def save(state, records):
-            keeper.save(state, records)
-            (checkpoints / "seconds").write_text(str(before + time.perf_counter() - begun))
-
-        io = dict(progress=progress, restore=keeper.restore, save=save)
+        io = dict(progress=progress, restore=keeper.restore_approach, save=keeper.save_approach)
+        approach = experiment.approach(setting, seed, prepared, **io)
+        io = dict(progress=progress, restore=keeper.restore, save=keeper.save)
         data = experiment.run(setting, seed, prepared, approach, **io)
         data.attrs |= environment() | {
             "setting": json.dumps(dataclasses.asdict(setting)),
@@ -62,7 +49,7 @@ def compute(setting: Setting, seed: int = 0, *, progress: bool = True, folder=No
             "scale": setting.scale,
             "seed": seed,
             "library_digest": numerical_digest(),
-            "seconds": before + time.perf_counter() - begun,
+            "seconds": keeper.seconds(),
             "date": now(),
             "data_hash": prepared.train.digest,
             "parameters": prepared.objective.size,
