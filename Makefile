@@ -8,6 +8,9 @@ CASES = 2000
 VENV = .venv/bin/python
 TARGETS = book figures test fuzz mutants lint bench serve pdf lock clean help
 
+# Whatever the locale.
+export PYTHONUTF8 = 1
+
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS) environment checked
 .NOTPARALLEL:

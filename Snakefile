@@ -11,6 +11,7 @@ What a job depends on is told by digests of content (workflow/digests.py), kept 
 import os
 import pathlib
 import re
+import shlex
 import sys
 
 ROOT = pathlib.Path(workflow.basedir)
@@ -24,7 +25,8 @@ SCALE, SEED = config.get("scale", "quick"), int(config.get("seed", 0))
 settings.check_known("scale", SCALE, settings.SCALES)
 RESULTS = pathlib.Path(os.path.relpath(results_root(), ROOT)) / SCALE
 LOGS = pathlib.Path(".cache") / "logs" / SCALE
-JOB = f"exec {sys.executable} {ROOT / 'workflow' / 'job.py'}"
+# Shell text, and a format of Snakemake's: a path may hold blanks, quotes and braces.
+JOB = shlex.join(["exec", sys.executable, str(ROOT / "workflow" / "job.py")]).replace("{", "{{").replace("}", "}}")
 NOTEBOOKS = {file.stem: file.relative_to(ROOT) for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 # The runs of all notebooks, each once.
 RUNS = {
@@ -60,7 +62,8 @@ wildcard_constraints:
     notebook="|".join(NOTEBOOKS) or "none",
 
 
-# Everything is named, so that whatever is missing is made again.
+# Everything is named, so that whatever is missing is made again.  (The names of figures are in the records of the
+# notebooks that draw them: workflow/engine.py looks for those.)
 rule figures:
     input:
         RESULTS / "claims.json",
@@ -86,7 +89,7 @@ rule run:
         "run {wildcards.key}"
     shell:
         JOB + " run --name {params.name} --scale " + SCALE + " --seed {params.seed} --learning-rate {params.eta}"
-        " >{log} 2>&1"
+        " >{log:q} 2>&1"
 
 
 rule notebook:
@@ -106,8 +109,8 @@ rule notebook:
     message:
         "notebook {wildcards.notebook}"
     shell:
-        JOB + f" notebook {{input.source}} {{output.executed}} --scale {SCALE} --seed {SEED}"
-        " >{log} 2>&1"
+        JOB + f" notebook {{input.source:q}} {{output.executed:q}} --scale {SCALE} --seed {SEED}"
+        " >{log:q} 2>&1"
 
 
 rule collect:
@@ -125,7 +128,7 @@ rule collect:
         "claims and figures"
     shell:
         JOB + f" collect {{params.notebooks}} --scale {SCALE}"
-        " >{log} 2>&1"
+        " >{log:q} 2>&1"
 
 
 rule book:
@@ -148,4 +151,4 @@ rule book:
         "book"
     shell:
         JOB + f" book --scale {SCALE}"
-        " >{log} 2>&1"
+        " >{log:q} 2>&1"

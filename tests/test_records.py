@@ -148,3 +148,44 @@ def test_run_files_behind_a_figure(tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "b.nc").touch()
     assert paths.run_files(tmp_path, PROVENANCE) == [tmp_path / "paper" / "b.nc"]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The records of two notebooks, the first with a figure, its files and the merged records: their folder."""
+    monkeypatch.setenv("EOSLIB_RESULTS", str(tmp_path))
+    folder = tmp_path / "test"
+    figure = FIGURE | {kind: f"figures/01_x/rise.{kind}" for kind in store.FIGURE_FILES}
+    (folder / "figures" / "01_x").mkdir(parents=True)
+    for kind in store.FIGURE_FILES:
+        (folder / figure[kind]).write_text("drawn")
+    other = record("02_y", claims=[CLAIM | {"id": "two", "notebook": "02_y"}], figures=[])
+    for each in (record(figures=[figure]), other):
+        store.write_json(folder / "records" / f"{each['notebook']}.json", each)
+        store.write_json(folder / "notebooks" / f"{each['notebook']}.ipynb", {"cells": []})
+    store.collect("test")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("records/02_y.json", b'{"notebook": "02_y", "cla', "it cannot be read"),
+        ("records/02_y.json", b'{"notebook": "02_y"}', "it cannot be read"),
+        ("notebooks/02_y.ipynb", b"", "it cannot be read"),
+        ("notebooks/02_y.ipynb", b"\xff", "it cannot be read"),
+        ("claims.json", b"[]", "it does not hold what the notebooks recorded"),
+        ("figures.json", b'[{"id": ', "it does not hold what the notebooks recorded"),
+    ],
+)
+def test_what_is_damaged_is_named(kept, name, content, said):
+    notebooks = ("01_x", "02_y", "03_never_executed")
+    assert store.damaged("test", notebooks) == {}
+    (kept / name).write_bytes(content)
+    assert store.damaged("test", notebooks)[kept / name] == said
+
+
+def test_an_absent_or_empty_file_of_a_figure_is_missed(kept):
+    for change in (lambda file: file.write_bytes(b""), lambda file: file.unlink()):
+        change(kept / "figures" / "01_x" / "rise.pdf")
+        assert store.damaged("test", ["01_x", "02_y"]) == {kept / "records" / "01_x.json": "rise.pdf is missing"}

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -98,14 +99,20 @@ PAGE = """
     import json
     from selfstab import chapters
     from selfstab.records.paths import results_root
-    from selfstab.records.store import CLAIM_FIELDS, write_json
+    from selfstab.records.store import CLAIM_FIELDS, FIGURE_FIELDS, FIGURE_FILES, PROVENANCE_FIELDS, write_json
     from selfstab.runs import files
 
     def close(notebook, scale, seed):
         runs = [files.path(run.setting(scale), seed) for run in chapters.RUNS[notebook]]
         values = [json.loads(run.read_text())["value"] for run in runs]
+        folder = results_root() / scale / "figures" / notebook
+        folder.mkdir(parents=True, exist_ok=True)
+        figure = dict.fromkeys(FIGURE_FIELDS, "") | {"id": notebook, "provenance": dict.fromkeys(PROVENANCE_FIELDS, "")}
+        for kind in FIGURE_FILES:
+            (folder / f"{notebook}.{kind}").write_text("drawn")
+            figure[kind] = f"figures/{notebook}/{notebook}.{kind}"
         claim = dict.fromkeys(CLAIM_FIELDS, "") | {"id": notebook, "measured": values, "verdict": "holds"}
-        record = {"notebook": notebook, "claims": [claim], "figures": []}
+        record = {"notebook": notebook, "claims": [claim], "figures": [figure]}
         write_json(results_root() / scale / "records" / f"{notebook}.json", record)
 """
 #: The toy's modules; the digests, the records and the workflow are the real ones.
@@ -131,7 +138,9 @@ def module(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path):
-    """A checkout with the real graph and scripts, a toy library and two notebooks."""
+    """A checkout with the real graph and scripts, a toy library and two notebooks, at a place with an unusual name."""
+    tmp_path /= "it's {my} Größe"
+    tmp_path.mkdir()
     for folder in ("workflow", "selfstab/records"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "notebooks").mkdir()
@@ -161,9 +170,10 @@ def command(project: pathlib.Path) -> list[str]:
     return [sys.executable, str(project / "workflow" / "make.py"), "figures", "--scale", "test"]
 
 
-def call(project: pathlib.Path) -> dict[str, str]:
+def call(project: pathlib.Path, **variables: str) -> dict[str, str]:
     """`make figures`: the jobs that ran, each with its reason."""
-    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
+    environment = surroundings(project) | variables
+    told = subprocess.run(command(project), env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert told.returncode == 0, told.stderr
     starts = [line.split(": ", 1) for line in told.stderr.splitlines() if ": " in line and ": done in" not in line]
     return dict(starts)
@@ -178,7 +188,8 @@ def edit(file: pathlib.Path, old: str, new: str) -> None:
 def test_what_changes_runs_again_and_nothing_else(project):
     runs = {f"run toy--eta{rate}--seed0" for rate in (0.1, 0.2, 0.3)}
     notebooks = {"notebook first", "notebook second"}
-    first = call(project)
+    # Where the locale is ASCII; the other calls, in the tests' own, must find nothing changed by that.
+    first = call(project, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert first.keys() == runs | notebooks | {"claims and figures"}
     assert set(first.values()) == {"not there yet"}
 
@@ -207,6 +218,25 @@ def test_what_changes_runs_again_and_nothing_else(project):
     assert [claim["measured"] for claim in claims] == [pytest.approx([0.3, 0.6]), pytest.approx([1.05])]
 
 
+def test_what_is_damaged_or_deleted_is_made_again(project):
+    """Nothing is believed for being there; what was made "tomorrow", by a clock that was wrong, is no mistake."""
+    call(project)
+    results = project / "results" / "test"
+    tomorrow = time.time() + 86_400
+    for file in [*results.glob("*.nc"), *(results / "notebooks").iterdir(), project / "notebooks" / "first.ipynb"]:
+        os.utime(file, (tomorrow, tomorrow))
+    (results / "figures" / "first" / "first.svg").unlink()
+    (results / ".toy.nc.1.tmp").touch()  # left by a process that was killed
+    assert call(project) == {"notebook first": "first.svg is missing", "claims and figures": "new first"}
+    assert (results / "figures" / "first" / "first.svg").exists()
+    assert not (results / ".toy.nc.1.tmp").exists()
+
+    claims = (results / "claims.json").read_text()
+    (results / "claims.json").write_text(claims[:100])
+    assert call(project) == {"claims and figures": "it does not hold what the notebooks recorded"}
+    assert (results / "claims.json").read_text() == claims
+
+
 def working(project: pathlib.Path) -> list[psutil.Process]:
     """Living processes of a checkout's graph."""
     found = []
@@ -233,7 +263,7 @@ def test_killed_and_called_again(project):
     """Kill -9 of the target leaves no process; the next call continues without a word of Snakemake's about locks."""
     (project / "slow").touch()
     # The shell stands for make: the target is its child.
-    shell = subprocess.Popen(["sh", "-c", f"{' '.join(command(project))}; true"], env=surroundings(project))
+    shell = subprocess.Popen(["sh", "-c", f"{shlex.join(command(project))}; true"], env=surroundings(project))
     wait_for(lambda: running_jobs(project))
     second = subprocess.run(
         command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE

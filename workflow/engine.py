@@ -1,10 +1,13 @@
-"""Snakemake inside a process on a leash, with the log in plain words, told which run files no longer serve."""
+"""Snakemake inside a process on a leash, with the log in plain words, told which files no longer serve."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import re
 import sys
+import time
 
 import snakemake_logger_plugin_plain as plain
 from leash import leash
@@ -12,30 +15,49 @@ from leash import leash
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def stale_runs(scale: str, seed: int) -> dict[str, str]:
-    """Run files that are there but do not serve, with the reason that their own attributes give.
+def unfit(scale: str, seed: int) -> dict[str, str]:
+    """Files that are there but do not serve, with the reason that they themselves give.
 
-    Snakemake compares with what it remembers of this folder; a file that came from elsewhere (recorded, copied, checked
-    out) is judged by what it says of itself.
+    Snakemake compares with what it remembers of this folder and looks only at the files that it knows.  A run file may
+    come from elsewhere (recorded, copied, checked out), any file may be damaged, and the names of figures are known
+    only to the records of the notebooks that draw them.
     """
     from selfstab import chapters
+    from selfstab.records import store
     from selfstab.runs import files
 
-    found = {}
-    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for run in chapters.runs(file.stem, scale):
-            setting, offset = run.setting(scale), seed + run.seed_offset
-            path = files.path(setting, offset)
-            if path.exists() and (why := files.stale(setting, offset)):
-                found[os.path.relpath(path, ROOT)] = why
-    return found
+    notebooks = [file.stem for file in (ROOT / "notebooks").glob("*.ipynb")]
+    found = store.damaged(scale, notebooks)
+    for run in (run for notebook in notebooks for run in chapters.runs(notebook, scale)):
+        setting, offset = run.setting(scale), seed + run.seed_offset
+        path = files.path(setting, offset)
+        if path.exists() and (why := files.stale(setting, offset)):
+            found[path] = why
+    return {os.path.relpath(path, ROOT): why for path, why in found.items()}
+
+
+def tidy(root: pathlib.Path) -> None:
+    """Remove what killed processes left half-written, and give what the clock calls the future today's date.
+
+    Content decides what runs again; but Snakemake takes a file younger than what was just made of it for a mistake.
+    """
+    now = time.time()
+    for file in (file for folder in (root, ROOT / "notebooks") for file in folder.rglob("*")):
+        with contextlib.suppress(OSError):
+            if re.fullmatch(r"\..*(\.tmp|\.partial\.ipynb)", file.name):
+                file.unlink()
+            elif file.stat().st_mtime > now:
+                os.utime(file, (now, now))
 
 
 def main() -> int:
     """Start Snakemake; :mod:`make` calls ``engine.py TARGET SCALE SEED JOBS``."""
     leash()
     target, scale, seed, jobs = sys.argv[1:]
-    plain.FORCED |= stale_runs(scale, int(seed))
+    from selfstab.records.paths import results_root
+
+    tidy(results_root())
+    plain.FORCED |= unfit(scale, int(seed))
 
     from snakemake.cli import main as snakemake
 

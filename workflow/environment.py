@@ -29,9 +29,9 @@ PROJECTS = ("./eoslib", ".")
 
 def stamp() -> pathlib.Path:
     """The file whose presence says that the environment fits the lock and the declared dependencies."""
-    content = (ROOT / "requirements.lock").read_text()
+    content = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     for folder in PROJECTS:
-        asked = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        asked = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         content += repr([asked["dependencies"], asked.get("optional-dependencies"), asked["requires-python"]])
     return FOLDER / f".stamp-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
@@ -61,7 +61,7 @@ def install() -> None:
     try:
         uv = shutil.which("uv") or shutil.which("uv", path=FOLDER / "bin")
         if not uv:
-            pin = re.search(r"^uv==(.*\\\n)+.*\n", (ROOT / lock).read_text(), re.MULTILINE).group()
+            pin = re.search(r"^uv==(.*\\\n)+.*\n", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE).group()
             run(*pip, "--only-binary", ":all:", "--require-hashes", "-r", "/dev/stdin", **kept, stdin=None, input=pin)
             uv = FOLDER / "bin" / "uv"
         # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set every later process would compile again.
@@ -77,7 +77,9 @@ def install() -> None:
 def make() -> None:
     """Create the environment, or bring it up to date."""
     begun = time.monotonic()
-    packages = sum("==" in line.split("#")[0] for line in (ROOT / "requirements.lock").read_text().splitlines())
+    packages = sum(
+        "==" in line.split("#")[0] for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    )
     if works():
         print("The lock has changed: bringing .venv up to date.", flush=True)
     else:

@@ -8,6 +8,7 @@ is at work in this checkout.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import signal
 import subprocess
@@ -100,6 +101,7 @@ def main() -> int:
     asked = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+    os.environ["PYTHONUTF8"] = "1"  # in every process of the graph, whatever the locale
     leash()
     begun = time.monotonic()
     try:

@@ -87,9 +87,9 @@ def find_instability(
 
     ``rule`` is an update rule, or the step size η of gradient descent; from ``theta`` (p,) at most ``max_steps`` are
     taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
-    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.  ``save(state)`` is
-    called after each interval; ``restore(template)`` returns such a state, a pytree, from which the search goes on with
-    the numbers it would have had, or None.
+    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.  After each
+    interval ``save`` is called with the search's state, a pytree; ``restore``, called with the structure of one,
+    returns such a state, from which the search goes on with the numbers it would have had, or None.
 
     Raises:
         ValueError: if η is not positive and finite, ``max_steps`` or ``max_interval`` < 1, or θ has the wrong shape or

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,3 +27,15 @@ def run_files(root: Path, provenance: dict) -> list[Path]:
     scales = [scale.strip() for scale in provenance["scale"].split(",")]
     files = [root / scale / f"{key}.nc" for key in provenance["setting"] for scale in scales]
     return [file for file in files if file.is_file()]
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a place to write to, which then takes the name ``target``: a reader sees the old file or the new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def environment() -> dict[str, str | int]:
     device = jax.devices()[0]
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     versions = {name: importlib.metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
     return {

@@ -90,7 +90,7 @@ class LogHandler(LogHandlerBase):
         """The end of a failed job's own log, and where the whole is."""
         name, _ = self.jobs.get(record.jobid, (record.rule_name, 0.0))
         for file in [pathlib.Path(name.split(" (check")[0]) for name in record.log or []]:
-            lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
             for line in lines[-LINES_OF_A_FAILED_JOB:]:
                 self.say(f"  | {line}")
             self.say(f"{name}: FAILED; its whole log is {file}")
