@@ -54,8 +54,7 @@ bench: environment
 
 serve: environment
 	@test -f book/_build/html/index.html || { echo "There is no book yet: call make book first." >&2; exit 1; }
-	@echo "The book is at http://localhost:$(PORT) (Ctrl-C ends this)."
-	@exec $(VENV) -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT) >/dev/null 2>&1
+	@exec $(VENV) workflow/serve.py book/_build/html $(PORT)
 
 pdf: checked book
 	@exec $(VENV) workflow/pdf.py

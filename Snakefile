@@ -19,11 +19,12 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 import digests
 from selfstab import chapters, settings, source
-from selfstab.records.paths import results_root
+from selfstab.records.paths import recorded_root, results_root
 
 SCALE, SEED = config.get("scale", "quick"), int(config.get("seed", 0))
 settings.check_known("scale", SCALE, settings.SCALES)
 RESULTS = pathlib.Path(os.path.relpath(results_root(), ROOT)) / SCALE
+RECORDED = pathlib.Path(os.path.relpath(recorded_root(), ROOT))
 LOGS = pathlib.Path(".cache") / "logs" / SCALE
 # Shell text, and a format of Snakemake's: a path may hold blanks, quotes and braces.
 JOB = shlex.join(["exec", sys.executable, str(ROOT / "workflow" / "job.py")]).replace("{", "{{").replace("}", "}}")
@@ -47,7 +48,7 @@ def runs_of(notebook):
     keys = [run.key(SCALE, SEED) for run in chapters.runs(notebook, SCALE)]
     files = [RESULTS / f"{key}.nc" for key in dict.fromkeys(keys)]
     if SCALE != "paper" and re.search(r"\brecord(ed|ings)\(", digests.code(ROOT / NOTEBOOKS[notebook])):
-        files += sorted((RESULTS.parent / "paper").glob("*.nc"))
+        files += sorted((RECORDED / "paper").glob("*.nc"))
     return files
 
 
@@ -135,8 +136,8 @@ rule book:
     input:
         rules.figures.input,
         # The explorer shows recorded runs; the claims table sets another recorded scale beside the one shown; mutants have a page.
-        sorted((RESULTS.parent / "paper").glob("*.nc")),
-        [file for file in (RESULTS.parent / name for name in ("paper/claims.json", "paper/figures.json", "mutants.json")) if file.exists()],
+        sorted((RECORDED / "paper").glob("*.nc")),
+        [file for file in (RECORDED / name for name in ("paper/claims.json", "paper/figures.json", "mutants.json")) if file.exists()],
     output:
         # The old book stays readable until the new one stands.
         update("book/_build/html/intro.html"),

@@ -15,13 +15,14 @@ import xarray as xr
 
 from eoslib.trajectories import variables
 from selfstab import settings
-from selfstab.runs import checkpoints, compute, files, quantities
+from selfstab.runs import checkpoints, compute, files, provenance, quantities
 from selfstab.source import numerical_digest
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("EOSLIB_RESULTS", str(tmp_path))
+    (tmp_path / "paper").mkdir()  # of recorded runs, none
     return tmp_path
 
 
@@ -139,6 +140,18 @@ def test_a_write_that_fails_leaves_the_old_file(home, monkeypatch):
         files.write(small(setting, 0), file)
     assert file.read_bytes() == before
     assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+def test_a_commit_is_named_only_for_the_code_of_its_own_repository(tmp_path, monkeypatch):
+    """Not for code unpacked inside another one."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path)]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
+        subprocess.run([*git, *words], check=True)
+    for place, known in ((tmp_path, True), (inner, False)):
+        monkeypatch.setattr(provenance, "ROOT", place)
+        assert (provenance._commit() != "unknown") == known
 
 
 # --- killed, resumed, asked for twice ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pathlib
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -330,6 +331,45 @@ def test_a_kernel_that_dies_before_it_says_a_word_is_started_again(module, capsy
         started(execute, "c.ipynb")
 
 
+def test_a_job_that_was_killed_is_reported_as_killed(project):
+    """And not by an empty log; a home that cannot be written does not matter."""
+    (project / "slow").touch()
+    surrounding = surroundings(project) | {"HOME": os.devnull}
+    target = subprocess.Popen(command(project), env=surrounding, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: running_jobs(project))
+    jobs = [process for process in working(project) if "job.py" in " ".join(process.info["cmdline"])]
+    victims = [process for process in jobs if process.info["cmdline"][0] == sys.executable]
+    (project / "slow").unlink()
+    for process in victims:
+        process.kill()
+    _, told = target.communicate(timeout=PATIENCE)
+    assert target.returncode == 1
+    assert "its process was killed" in told
+    assert "Traceback" not in told
+    assert not pathlib.Path(os.devnull).is_dir()
+    assert call(project)
+
+
+def test_a_target_that_cannot_write_says_so(project):
+    """As on a full disk or in a read-only checkout; here a file stands where a folder should be."""
+    (project / ".cache").touch()
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
+    assert told.returncode == 1
+    assert "Nothing can be made here: " in told.stderr
+    assert str(project / ".cache") in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_busy_port_is_reported(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = str(held.getsockname()[1])
+        serve = [sys.executable, str(ROOT / "workflow" / "serve.py"), str(tmp_path), port]
+        told = subprocess.run(serve, capture_output=True, text=True, timeout=PATIENCE)
+    assert told.returncode == 1
+    assert told.stderr.startswith(f"Port {port} cannot be had")
+    assert "Traceback" not in told.stderr
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_explains_itself(project):
     def make(*words, **variables):
@@ -371,6 +411,10 @@ def environment(module, tmp_path, monkeypatch):
 
     monkeypatch.setattr(environment.venv, "create", create)
     monkeypatch.setattr(environment.shutil, "which", lambda name, path=None: None)
+    for package in ("eoslib", "selfstab"):  # where the toy's python finds them: in this very folder
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return environment
 
 
@@ -411,6 +455,38 @@ def test_environment_is_made_once_and_again_after_an_interruption(environment, m
         assert len(made) == 2, f"a changed {name} updates the environment in place"
         assert len(list(folder.glob(".stamp-*"))) == 1
         assert list(folder.glob(".stamp-*")) != stamps
+
+
+def test_an_environment_of_another_checkout_is_noticed(environment, monkeypatch, capsys):
+    """As after a checkout was renamed or copied: it is made again, in words; what a link leads to is left alone."""
+    folder, root, made = environment.FOLDER, environment.ROOT, environment.made
+    monkeypatch.setattr(environment, "run", lambda *command, **options: None)
+    assert environment.main() == 0
+    capsys.readouterr()
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert environment.elsewhere() == str(ROOT)
+    assert environment.main() == 0
+    assert len(made) == 2
+    assert f"The eoslib of .venv comes from {ROOT}, not from this folder: making it again." in capsys.readouterr().out
+    folder.rename(root / "moved")
+    folder.symlink_to(root / "moved")
+    before = sorted(folder.rglob("*"))
+    assert environment.main() == 1
+    assert (
+        f"{folder} is a link to {root / 'moved'}, which is no environment of this checkout." in capsys.readouterr().err
+    )
+    assert sorted(folder.rglob("*")) == before
+    folder.unlink()
+    (root / "room").mkdir()
+    folder.symlink_to(root / "room")
+    assert environment.main() == 0
+    assert folder.is_symlink(), "an empty folder elsewhere is a place like any other"
+    folder.unlink()
+    folder.symlink_to(root / "nowhere")
+    capsys.readouterr()
+    assert environment.main() == 1
+    assert "The environment cannot be made: File exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pip_works", [True, False])

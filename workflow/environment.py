@@ -44,6 +44,35 @@ def works() -> bool:
     return subprocess.run([PYTHON, "-c", check], capture_output=True).returncode == 0
 
 
+class Foreign(RuntimeError):
+    """What lies at ``.venv`` is not this checkout's to change."""
+
+
+def elsewhere() -> str | None:
+    """Where the environment's packages come from, if that is not this checkout: it was moved, or copied, or linked."""
+    places = "*(str(pathlib.Path(find_spec(name).origin).parents[1]) for name in ('eoslib', 'selfstab'))"
+    ask = f"import pathlib; from importlib.util import find_spec; print({places}, sep='\\n')"
+    told = subprocess.run([PYTHON, "-P", "-X", "utf8", "-c", ask], capture_output=True, encoding="utf-8")
+    places = told.stdout.splitlines() or ["nowhere"]
+    return next((place for place in places if pathlib.Path(place).resolve() != ROOT), None)
+
+
+def empty() -> None:
+    """Leave nothing in the environment's folder; it may be a link or a mount, which stays.
+
+    Raises:
+        Foreign: if it is a link to what this program did not begin.
+    """
+    if FOLDER.is_symlink() and FOLDER.is_dir() and any(FOLDER.iterdir()) and not UNFINISHED.exists():
+        raise Foreign(
+            f"{FOLDER} is a link to {FOLDER.resolve()}, which is no environment of this checkout. "
+            "Remove the link, or let it lead to an empty folder; nothing was done."
+        )
+    FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.iterdir():
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+
+
 def run(*command: str | pathlib.Path, **options) -> None:
     """Run an installer, which speaks only of errors."""
     subprocess.run(command, cwd=ROOT, check=True, **({"stdin": subprocess.DEVNULL} | options))
@@ -80,13 +109,14 @@ def make() -> None:
     packages = sum(
         "==" in line.split("#")[0] for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     )
-    if works():
+    if works() and not (place := elsewhere()):
         print("The lock has changed: bringing .venv up to date.", flush=True)
     else:
+        if works():
+            print(f"The eoslib of .venv comes from {place}, not from this folder: making it again.", flush=True)
         made_of = f"Python {'.'.join(map(str, sys.version_info[:3]))} and the {packages} packages of requirements.lock"
         print(f"Making .venv with {made_of} (once; about half a minute and 1.6 GB).", flush=True)
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        FOLDER.mkdir()
+        empty()
         UNFINISHED.touch()
         venv.create(FOLDER, with_pip=True, symlinks=True)
     UNFINISHED.touch()
@@ -100,14 +130,18 @@ def make() -> None:
 
 def main() -> int:
     """Make the environment unless it is there; 1 with a sentence where that fails."""
-    if stamp().exists() and PYTHON.exists():
+    fits = lambda: stamp().exists() and PYTHON.exists() and not elsewhere()  # noqa: E731
+    if fits():
         return 0
     try:
         with alone(ROOT):
-            if not stamp().exists():
+            if not fits():
                 make()
-    except Busy as busy:
-        print(busy, file=sys.stderr)
+    except (Busy, Foreign) as reason:
+        print(reason, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The environment cannot be made: {error.strerror} ({error.filename}).", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError:
         reason = "pip could not install the packages (its reason is above). The first call needs the package index."

@@ -91,6 +91,15 @@ def interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
+def home() -> str:
+    """A folder for the caches and settings of other programs: the user's own, or one here if that cannot be written."""
+    own = os.path.expanduser("~")
+    if os.path.isdir(own) and os.access(own, os.W_OK):
+        return own
+    (place := ROOT / ".cache" / "home").mkdir(parents=True, exist_ok=True)
+    return str(place)
+
+
 def main() -> int:
     """``make.py figures|book --scale SCALE --seed SEED --jobs JOBS``."""
     parser = argparse.ArgumentParser(prog="make.py")
@@ -105,9 +114,13 @@ def main() -> int:
     leash()
     begun = time.monotonic()
     try:
+        os.environ["HOME"] = home()
         status = work(asked.target, asked.scale, asked.seed, asked.jobs)
     except Busy as busy:
         print(busy, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"Nothing can be made here: {error.strerror} ({error.filename}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

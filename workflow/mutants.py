@@ -86,7 +86,8 @@ def copy(original: pathlib.Path, target: pathlib.Path, mutant: dict, scale: str)
     for file, text in edited(original, mutant).items():
         (target / file).write_text(text, encoding="utf-8")
     runs = target / "results" / scale
-    runs.mkdir(parents=True, exist_ok=True)
+    for folder in (runs, target / "results" / "paper"):  # of recorded runs, which no mutant changes, none
+        folder.mkdir(parents=True, exist_ok=True)
     for file in (results_root() / scale).glob("*.nc"):
         if not (runs / file.name).exists():
             (runs / file.name).symlink_to(file.resolve())

@@ -11,7 +11,7 @@ import xarray as xr
 from eoslib.trajectories import variables
 from eoslib.trajectories.variables import VARIABLES
 from selfstab import settings
-from selfstab.records.paths import replacing, results_root
+from selfstab.records.paths import recorded_root, replacing, results_root
 from selfstab.settings import Setting
 from selfstab.source import numerical_digest
 
@@ -104,11 +104,11 @@ def stale(setting: Setting, seed: int) -> str | None:
 
 def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
     """Return the recorded paper-scale run of an experiment, whatever code made it (see its attributes), or None."""
-    file = path(settings.get(name, "paper", **overrides), seed)
+    file = recorded_root() / "paper" / path(settings.get(name, "paper", **overrides), seed).name
     return load(file) if file.exists() else None
 
 
 def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
     """Return all recorded paper-scale runs, or those of one experiment: by name, the largest η first."""
-    runs = [load(file) for file in (results_root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
+    runs = [load(file) for file in (recorded_root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
     return sorted(runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"]))

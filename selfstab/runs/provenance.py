@@ -13,14 +13,17 @@ import subprocess
 
 import jax
 
+from selfstab.records.paths import ROOT
+
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "numpy", "xarray", "matplotlib")
 
 
 def _commit() -> str:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        folder = pathlib.Path(__file__).parent
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        # Unpacked inside another repository, this code is not of that one's commit.
+        within = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+        return subprocess.run(command, cwd=ROOT, env=within, capture_output=True, text=True, check=True).stdout.strip()
     return "unknown"
 
 
