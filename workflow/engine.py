@@ -36,15 +36,15 @@ def unfit(scale: str, seed: int) -> dict[str, str]:
     return {os.path.relpath(path, ROOT): why for path, why in found.items()}
 
 
-def tidy(root: pathlib.Path) -> None:
-    """Remove what killed processes left half-written, and give what the clock calls the future today's date.
+def tidy(results: pathlib.Path, *others: pathlib.Path) -> None:
+    """Remove what killed processes left half-written, and give files from what the clock calls the future today's date.
 
     Content decides what runs again; but Snakemake takes a file younger than what was just made of it for a mistake.
     """
     now = time.time()
-    for file in (file for folder in (root, ROOT / "notebooks") for file in folder.rglob("*")):
+    for file in (file for folder in (results, *others) for file in folder.rglob("*")):
         with contextlib.suppress(OSError):
-            if re.fullmatch(r"\..*(\.tmp|\.partial\.ipynb)", file.name):
+            if file.is_relative_to(results) and re.fullmatch(r"\..*(\.tmp|\.partial\.ipynb)", file.name):
                 file.unlink()
             elif file.stat().st_mtime > now:
                 os.utime(file, (now, now))
@@ -54,9 +54,9 @@ def main() -> int:
     """Start Snakemake; :mod:`make` calls ``engine.py TARGET SCALE SEED JOBS``."""
     leash()
     target, scale, seed, jobs = sys.argv[1:]
-    from selfstab.records.paths import results_root
+    from selfstab.records.paths import recorded_root, results_root
 
-    tidy(results_root())
+    tidy(results_root(), recorded_root(), ROOT / "notebooks")
     plain.FORCED |= unfit(scale, int(seed))
 
     from snakemake.cli import main as snakemake

@@ -63,11 +63,14 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self):
         self.jobs: dict[int, tuple[str, float]] = {}
         self.failed: set[int] = set()
+        self.deaths: list[str] = []  # sentences of Snakemake's, each with a job's command and the signal that ended it
         self.total = self.done = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say what an event means to a reader, if anything."""
         event = getattr(record, "event", None)
+        if event == LogEvent.ERROR and "died with <Signals." in record.getMessage():
+            self.deaths.append(record.getMessage())
         if event == LogEvent.RUN_INFO:
             self.total = record.stats["total"] - sum(record.stats.get(target, 0) for target in TARGETS)
         elif event == LogEvent.JOB_INFO and record.rule_name not in TARGETS:
@@ -93,6 +96,9 @@ class LogHandler(LogHandlerBase):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
             for line in lines[-LINES_OF_A_FAILED_JOB:]:
                 self.say(f"  | {line}")
+            for death in (death for death in self.deaths if str(file) in death):
+                signal = re.search(r"died with <Signals\.(\w+)", death).group(1)
+                self.say(f"  | its process was killed ({signal}): by somebody, or for want of memory")
             self.say(f"{name}: FAILED; its whole log is {file}")
         if not record.log:
             self.say(f"{name}: FAILED")
