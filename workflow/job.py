@@ -35,7 +35,8 @@ def notebook(asked: argparse.Namespace) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(results_root().resolve() / "checkpoints" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     try:
-        started(papermill.execute_notebook, str(source), str(partial), parameters, progress_bar=False, log_output=True)
+        places = [str(place).replace("{", "{{").replace("}", "}}") for place in (source, partial)]  # to papermill formats
+        started(papermill.execute_notebook, *places, parameters, progress_bar=False, log_output=True)
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
         print(f"{error}\n{source} stopped at its cell {error.cell_index + 1}; {failed} shows how far it came.")
