@@ -465,7 +465,9 @@ def test_an_environment_of_another_checkout_is_noticed(environment, monkeypatch,
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert environment.elsewhere() == str(ROOT)
+    place = folder.stat().st_ino
     assert environment.main() == 0
+    assert folder.stat().st_ino == place, "a mount cannot be removed, only emptied"
     assert len(made) == 2
     assert f"The eoslib of .venv comes from {ROOT}, not from this folder: making it again." in capsys.readouterr().out
     folder.rename(root / "moved")

@@ -35,7 +35,8 @@ def notebook(asked: argparse.Namespace) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(results_root().resolve() / "checkpoints" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     try:
-        places = [str(place).replace("{", "{{").replace("}", "}}") for place in (source, partial)]  # to papermill formats
+        # To papermill a path is a format.
+        places = [str(place).replace("{", "{{").replace("}", "}}") for place in (source, partial)]
         started(papermill.execute_notebook, *places, parameters, progress_bar=False, log_output=True)
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)

@@ -33,7 +33,7 @@ SYMBOLS = ("∇sharpness",)
 SYNONYMS = {
     "PGD": r"projected gradient|projection onto the stable set",
     "EoS": r"edge of stability",
-    "GPU": r"\b(accelerator|device|core)s?\b",
+    "GPU": r"\baccelerators?\b|\banother device\b|\bcores each\b",
     "licence": r"\blicense",
     "citation": r"\bcit(e|ed|ing)\b|\bbibliography\b",
     "stepsize": r"\blearning rates?\b|\bstep sizes?\b",

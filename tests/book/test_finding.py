@@ -15,7 +15,7 @@ TEXT = r"""
 # Page
 
 With projected gradient descent at the learning rate η, the sharpness {math}`S(\theta)` follows {math}`\nabla S`, and
-{math}`\lambda_{2}` stays below. How to cite this, and its license: see there. It ran on one device.
+{math}`\lambda_{2}` stays below. How to cite this, and its license: see there. On an accelerator it is quicker.
 """
 #: As readers type it.
 QUERIES = (
