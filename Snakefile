@@ -1,9 +1,8 @@
 """The graph: run → notebook → figures and claims → book.
 
-`make` calls it; it also stands alone, for instance on a cluster (any Snakemake executor, no code of ours):
+`make` calls it; it also stands alone, with a profile of workflow/profiles or your own (any Snakemake executor):
 
-    .venv/bin/snakemake figures --workflow-profile workflow/profiles/default \
-      --executor slurm --jobs 20 --config scale=paper seed=0
+    .venv/bin/snakemake figures --workflow-profile workflow/profiles/slurm --config scale=paper seed=0
 
 What a job depends on is told by digests of content (workflow/digests.py), kept by Snakemake as the job's parameters.
 """
@@ -35,6 +34,8 @@ RUNS = {
     for notebook in NOTEBOOKS
     for run in chapters.runs(notebook, SCALE)
 }
+#: What a job may use of a cluster's node, by scale: memory in MB and minutes. A job that failed is given more.
+MEMORY, MINUTES = {"test": 2000, "quick": 3000, "paper": 8000}, {"test": 30, "quick": 60, "paper": 720}
 GENERATED = {"_build", "chapters", "_generated", "vendor", "__pycache__"}
 
 
@@ -56,6 +57,14 @@ def prose():
     """The book's own sources."""
     files = (file for file in (ROOT / "book").rglob("*") if file.is_file())
     return [file for file in files if not GENERATED & set(file.relative_to(ROOT).parts)]
+
+
+def growing(by_scale):
+    """A resource of a scale, times the number of the attempt."""
+    return lambda wildcards, attempt: by_scale[SCALE] * attempt
+
+
+localrules: figures, collect, book
 
 
 wildcard_constraints:
@@ -84,6 +93,9 @@ rule run:
         name=lambda w: RUNS[w.key][0].name,
         eta=lambda w: repr(RUNS[w.key][0].learning_rate),
         seed=lambda w: RUNS[w.key][1],
+    resources:
+        mem_mb=growing(MEMORY),
+        runtime=growing(MINUTES),
     log:
         LOGS / "run-{key}.log",
     message:
@@ -105,6 +117,9 @@ rule notebook:
         code=lambda w: f"library code {source.digest(*behind(w.notebook))}",
         versions=f"version of a package {digests.versions(ROOT, 'theory', besides=digests.NOTEBOOK_PACKAGES)}",
         seed=f"seed {SEED}",
+    resources:
+        mem_mb=growing(MEMORY),
+        runtime=growing(MINUTES),
     log:
         LOGS / "notebook-{notebook}.log",
     message:

@@ -436,7 +436,7 @@ def test_environment_is_made_once_and_again_after_an_interruption(environment, m
     assert fetched[:3] == (environment.PYTHON, "-m", "pip")
     assert given["input"].startswith("uv==")
     assert given["input"].count("==") == 1
-    assert {"--require-hashes", "requirements.lock"} <= set(synced)
+    assert {"--require-hashes", folder / "requirements.lock"} <= set(synced)
     assert synced[0] == editable[0] == folder / "bin" / "uv"
     assert editable[-4:] == ("--editable", "./eoslib", "--editable", ".")
     assert "Making .venv" in capsys.readouterr().out
@@ -490,6 +490,23 @@ def test_an_environment_of_another_checkout_is_noticed(environment, monkeypatch,
     assert "The environment cannot be made: File exists" in capsys.readouterr().err
 
 
+def test_what_a_gpu_needs_is_installed_where_asked_for_and_kept(environment, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "run", lambda *command, **options: None)
+    digests, lock = environment.digests, environment.FOLDER / "requirements.lock"
+    everything = set(digests.read_lock((ROOT / "requirements.lock").read_text()))
+    assert environment.main() == 0
+    plain = set(digests.read_lock(lock.read_text()))
+    left_out = everything - plain
+    assert {"jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"} <= left_out
+    assert all(name.startswith(("jax-cuda12-", "nvidia-")) for name in left_out)
+    assert {"jax", "numpy", "snakemake-executor-plugin-slurm", "uv", "hatchling"} <= plain
+    for asked, there in (("cuda12", everything), (None, everything), ("none", plain), ("", plain)):
+        assert environment.main(asked) == 0
+        assert set(digests.read_lock(lock.read_text())) == there
+    assert environment.main("tpu") == 1
+    assert "ACCELERATOR must be cuda12 or none, got 'tpu'." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("pip_works", [True, False])
 def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, capsys, pip_works):
     commands = []
@@ -505,7 +522,7 @@ def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, cap
     assert "uv could not install the lock (no uv for this machine); pip tries" in said
     assert ("needs the package index. Call again to retry." in said) is not pip_works
     assert commands[1][:3] == (environment.PYTHON, "-m", "pip")
-    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(commands[1])
+    assert {"--no-deps", "--require-hashes", environment.FOLDER / "requirements.lock"} <= set(commands[1])
     assert environment.UNFINISHED.exists() is not pip_works
 
 

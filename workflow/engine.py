@@ -6,11 +6,15 @@ import contextlib
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 
+import cluster
 import snakemake_logger_plugin_plain as plain
 from leash import leash
+
+from selfstab.records.paths import recorded_root, results_root
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,20 +54,42 @@ def tidy(results: pathlib.Path, *others: pathlib.Path) -> None:
                 os.utime(file, (now, now))
 
 
-def main() -> int:
-    """Start Snakemake; :mod:`make` calls ``engine.py TARGET SCALE SEED JOBS``."""
-    leash()
-    target, scale, seed, jobs = sys.argv[1:]
-    from selfstab.records.paths import recorded_root, results_root
+def accept(scale: str, seed: int, options: list[str]) -> dict[str, str]:
+    """Accept the runs that a cluster wrote unattended; return the notebooks, to be executed again, with the reason.
 
+    A run says by its own attributes of which setting and code it is, and was judged.  Of an executed notebook nobody
+    can tell.
+    """
+    from selfstab import chapters
+
+    written = {os.path.relpath(file, ROOT) for file in cluster.unattended(ROOT, results_root() / scale)}
+    folder, names = results_root() / scale, [file.stem for file in (ROOT / "notebooks").glob("*.ipynb")]
+    runs = {folder / f"{run.key(scale, seed)}.nc" for name in names for run in chapters.runs(name, scale)}
+    serving = written & {os.path.relpath(run, ROOT) for run in runs} - plain.FORCED.keys()
+    if serving:
+        command = [sys.executable, "-m", "snakemake", *options, "--cores", "1", "--touch", "--", *sorted(serving)]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    executed = {os.path.relpath(folder / "notebooks" / f"{name}.ipynb", ROOT) for name in names}
+    return dict.fromkeys(sorted(written & executed), "executed after its call had ended")
+
+
+def main() -> int:
+    """Start Snakemake; :mod:`make` calls ``engine.py TARGET SCALE SEED JOBS PROFILE``."""
+    leash()
+    target, scale, seed, jobs, profile = sys.argv[1:]
     tidy(results_root(), recorded_root(), ROOT / "notebooks")
+    options = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]
+    configured = ["--config", f"scale={scale}", f"seed={seed}"]
     plain.FORCED |= unfit(scale, int(seed))
+    plain.FORCED |= accept(scale, int(seed), [*options, *configured])
+    if profile != "default":
+        cluster.begin(ROOT, results_root() / scale)
 
     from snakemake.cli import main as snakemake
 
-    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", jobs]
-    arguments += ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "default"), "--logger", "plain"]
-    arguments += ["--config", f"scale={scale}", f"seed={seed}"]
+    arguments = [*options, "--cores" if profile == "default" else "--jobs", jobs]
+    arguments += ["--workflow-profile", str(ROOT / "workflow" / "profiles" / profile), "--logger", "plain"]
+    arguments += configured
     arguments += ["--forcerun", *plain.FORCED] if plain.FORCED else []
     snakemake([*arguments, "--", target])
     return 0

@@ -19,6 +19,8 @@ FORCED: dict[str, str] = {}
 LINES_OF_A_FAILED_JOB = 40
 #: Rules that make nothing themselves.
 TARGETS = {"figures"}
+#: Warnings that mean nothing to a reader: a cluster without accounting needs no account.
+UNSAID = ("Using workflow specific", "No SLURM account given", "No account was given", "Unable to guess SLURM account")
 
 
 def in_words(reason: str, outputs: list[str]) -> str:
@@ -86,7 +88,8 @@ class LogHandler(LogHandlerBase):
             self.job_failed(record)
         elif event in (None, LogEvent.ERROR) and record.levelno >= logging.WARNING and not self.failed:
             message = record.getMessage()
-            if "CalledProcessError" not in message:  # of a failed job only its own log tells anything
+            # Of a failed job only its own log tells anything.
+            if "CalledProcessError" not in message and not message.startswith(UNSAID):
                 self.say(message)
 
     def job_failed(self, record: logging.LogRecord) -> None:
