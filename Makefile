@@ -1,12 +1,16 @@
 # The targets. `make help` lists them; the graph behind `figures` and `book` is in Snakefile.
 SCALE = quick
 SEED = 0
-JOBS = 2
+PROFILE = default
+JOBS = $(if $(filter default,$(PROFILE)),2,20)
 PORT = 8000
 CASES = 2000
 
 VENV = .venv/bin/python
 TARGETS = book figures test fuzz mutants lint bench serve pdf lock clean help
+
+# Whatever the locale.
+export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS) environment checked
@@ -28,10 +32,12 @@ help:
 	@echo "make clean    remove what was computed (never results/paper, nor the environment)"
 	@echo
 	@echo "Variables: SCALE=quick|paper (now $(SCALE)), SEED (now $(SEED)), JOBS at a time (now $(JOBS)), PORT."
+	@echo "make environment ACCELERATOR=cuda12 also installs what NVIDIA GPUs need (ACCELERATOR=none removes it)."
+	@echo "PROFILE=slurm sends the jobs of figures and book to a SLURM cluster."
 	@echo "The first target makes .venv from requirements.lock. Stop any target at any time; calling it again continues."
 
 book figures: checked environment
-	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS)
+	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS) --profile $(PROFILE)
 
 test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -51,8 +57,7 @@ bench: environment
 
 serve: environment
 	@test -f book/_build/html/index.html || { echo "There is no book yet: call make book first." >&2; exit 1; }
-	@echo "The book is at http://localhost:$(PORT) (Ctrl-C ends this)."
-	@exec $(VENV) -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT) >/dev/null 2>&1
+	@exec $(VENV) workflow/serve.py book/_build/html $(PORT)
 
 pdf: checked book
 	@exec $(VENV) workflow/pdf.py
@@ -69,11 +74,13 @@ checked:
 	@case "$(SCALE)" in quick|paper|test) ;; *) \
 	  echo "SCALE must be quick or paper (or test, the still smaller scale of the tests), got '$(SCALE)'." >&2; exit 1;; esac
 	@case "$(SEED)" in ''|*[!0-9]*) echo "SEED must be a whole number, got '$(SEED)'." >&2; exit 1;; esac
+	@test -f "workflow/profiles/$(PROFILE)/config.yaml" || { \
+	  echo "PROFILE must be default or slurm (a folder of workflow/profiles), got '$(PROFILE)'." >&2; exit 1; }
 	@case "$(JOBS)" in ''|0|*[!0-9]*) echo "JOBS must be a whole number of at least 1, got '$(JOBS)'." >&2; exit 1;; esac
 
 environment:
 	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
-	  then exec "$$python" workflow/environment.py; fi; done; \
+	  then exec "$$python" workflow/environment.py $(ACCELERATOR); fi; done; \
 	echo "eoslib needs Python 3.11, 3.12 or 3.13 with its venv module, and found none. Install one" >&2; \
 	echo "(Debian, Ubuntu: apt install python3 python3-venv), or name one: make book PYTHON=/path/to/python3.12" >&2; exit 1

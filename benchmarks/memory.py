@@ -22,7 +22,7 @@ def peak_rss() -> int:
     """Largest resident memory of this process so far, in bytes."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # Linux hands the parent's peak on to a child's ru_maxrss, but not to its VmHWM
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -47,7 +47,7 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
     with contextlib.suppress(OSError):
         # Linux: hand back the heap that compiling left behind, forget the peak, and step once more.
         programs.release_heap()
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         jax.block_until_ready(step())
         running = peak_rss()
     return {"before": before, "peak": peak, "peak_once_compiled": running}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import xarray as xr
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from eoslib.objective import Objective
@@ -24,28 +26,56 @@ class Experiment(NamedTuple):
     train: data.Dataset
 
 
-def prepare(setting: Setting, seed: int = 0, *, folder=None) -> Experiment:
-    """Return the experiment that a setting and a seed name: initial parameters, and a sample of the data (0: all).
+def spread(batch, devices: int | None = None):
+    """Place a batch (n, …) over several devices, n / devices samples on each; on one, leave it as it is.
+
+    Args:
+        batch: Pytree of arrays, the same in every process.
+        devices: How many devices; None takes the most that divide n.
 
     Raises:
-        ValueError, selfstab.data.DataError: from the loaders.
+        ValueError: if there are not so many devices, if they do not divide n, or if they leave out a process.
+    """
+    there, n = jax.devices(), len(jax.tree.leaves(batch)[0])
+    if devices is None:
+        devices = max(d for d in range(1, len(there) + 1) if n % d == 0)
+    if not 1 <= devices <= len(there):
+        raise ValueError(f"devices must lie in 1..{len(there)} (those that JAX sees), got {devices!r}")
+    if n % devices:
+        raise ValueError(f"devices must divide the n={n} samples, got {devices!r}")
+    if jax.process_count() > 1 and devices != len(there):
+        raise ValueError(f"devices must be all {len(there)} of the {jax.process_count()} processes, got {devices!r}")
+    if devices == 1:
+        return batch
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=there[:devices])
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("batch")))
+
+
+def prepare(setting: Setting, seed: int = 0, *, folder=None, devices: int | None = 1) -> Experiment:
+    """Return the experiment that a setting and a seed name: initial parameters, and a sample of the data (0: all).
+
+    ``devices`` is how many share the samples (:func:`spread`).
+
+    Raises:
+        ValueError, selfstab.data.DataError: from the loaders and from :func:`spread`.
     """
     train = data.load(setting, folder=folder).resampled(seed)
     module = networks.build(setting)
     params = networks.init(module, train.inputs, seed)
     losses = networks.per_sample_loss(setting, module)
     objective = Objective.create(
-        lambda p, batch: losses(p, batch).mean(), params, train.batch, micro_batch=setting.micro_batch
+        lambda p, batch: losses(p, batch).mean(),
+        params,
+        spread(train.batch, devices),
+        micro_batch=setting.micro_batch,
     )
     return Experiment(objective, objective.ravel(params), module, train)
 
 
-def approach(setting: Setting, seed: int, prepared: Experiment, *, progress: bool = True) -> Approach:
-    """Descend to the edge, as a setting specifies."""
+def approach(setting: Setting, seed: int, prepared: Experiment, **io) -> Approach:
+    """Descend to the edge, as a setting specifies; ``io`` as in ``find_instability``."""
     steps = setting.edge_steps
-    return find_instability(
-        prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, progress=progress
-    )
+    return find_instability(prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, **io)
 
 
 def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io) -> xr.Dataset:

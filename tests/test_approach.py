@@ -59,6 +59,28 @@ def test_the_instability_of_the_network_is_located_to_one_step(network):
     np.testing.assert_allclose(found.theta, theta, atol=1e-10)
 
 
+def test_a_search_goes_on_from_any_state_that_it_saved(network):
+    """To the same numbers; from the last state without a step."""
+    objective, theta, _ = network
+    states = []
+    whole = approach(objective, theta, ETA, max_steps=2000, save=states.append)
+    assert len(states) > 3
+    for state in (states[0], states[len(states) // 2], states[-1]):
+        leaves, structure = jax.tree.flatten(state)
+        leaves, again = [np.asarray(leaf) for leaf in leaves], []
+
+        def restore(template, leaves=leaves, structure=structure):
+            assert jax.tree.structure(template) == structure
+            return jax.tree.unflatten(structure, leaves)
+
+        resumed = approach(objective, theta, ETA, max_steps=2000, restore=restore, save=again.append)
+        assert len(again) < len(states)
+        assert (resumed.status, resumed.step) == (whole.status, whole.step)
+        assert list(resumed.checks) == list(whole.checks)
+        jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert not again
+
+
 @pytest.mark.parametrize(
     ("theta", "options", "status", "step", "words"),
     [

@@ -176,3 +176,20 @@ def test_what_the_readme_says_of_costs_is_what_was_measured():
     assert f"{found['parameters']:,} parameters" in said
     assert whole in said
     assert constrained in said
+
+
+CODE = ("eoslib", "selfstab", "workflow", "book/_ext", "benchmarks")
+
+
+def test_every_read_and_write_names_its_encoding():
+    """No locale decides; tests themselves run in UTF-8 mode, which make asks for."""
+    assert "\nexport PYTHONUTF8 = 1\n" in (ROOT / "Makefile").read_text()
+    seen = 0
+    for file in (file for folder in CODE for file in (ROOT / folder).rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)):
+            if (name := ast.unparse(call.func).rpartition(".")[2]) in ("read_text", "write_text", "open"):
+                words = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                binary = name == "open" and "b" in "".join(map(ast.unparse, call.args[1:]))
+                assert binary or words.get("encoding") == "'utf-8'", f"{file}:{call.lineno}"
+                seen += 1
+    assert seen > 30

@@ -120,6 +120,7 @@ def test_an_examination(project):  # noqa: F811
     told = examine()
     assert told.returncode == 1, told.stderr
     lines = told.stdout.splitlines()
+    assert lines, told.stderr
     assert lines[0] == "unbroken: 1 of 1 claims hold at test scale"
     assert "1 of 1 claims turn red: first" in lines[1]
     assert "first fails: AttributeError: module 'eoslib.numeric' has no attribute 'FACTOR'" in lines[2]

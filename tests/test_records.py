@@ -2,6 +2,8 @@
 
 import doctest
 import json
+import os
+import shutil
 import subprocess
 import sys
 import types
@@ -148,3 +150,79 @@ def test_run_files_behind_a_figure(tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "b.nc").touch()
     assert paths.run_files(tmp_path, PROVENANCE) == [tmp_path / "paper" / "b.nc"]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The records of two notebooks, the first with a figure, its files and the merged records: their folder."""
+    monkeypatch.setenv("EOSLIB_RESULTS", str(tmp_path))
+    folder = tmp_path / "test"
+    figure = FIGURE | {kind: f"figures/01_x/rise.{kind}" for kind in store.FIGURE_FILES}
+    (folder / "figures" / "01_x").mkdir(parents=True)
+    for kind in store.FIGURE_FILES:
+        (folder / figure[kind]).write_text("drawn")
+    other = record("02_y", claims=[CLAIM | {"id": "two", "notebook": "02_y"}], figures=[])
+    for each in (record(figures=[figure]), other):
+        store.write_json(folder / "records" / f"{each['notebook']}.json", each)
+        store.write_json(folder / "notebooks" / f"{each['notebook']}.ipynb", {"cells": []})
+    store.collect("test")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("records/02_y.json", b'{"notebook": "02_y", "cla', "it cannot be read"),
+        ("records/02_y.json", b'{"notebook": "02_y"}', "it cannot be read"),
+        ("notebooks/02_y.ipynb", b"", "it cannot be read"),
+        ("notebooks/02_y.ipynb", b"\xff", "it cannot be read"),
+        ("claims.json", b"[]", "it does not hold what the notebooks recorded"),
+        ("figures.json", b'[{"id": ', "it does not hold what the notebooks recorded"),
+    ],
+)
+def test_what_is_damaged_is_named(kept, name, content, said):
+    notebooks = ("01_x", "02_y", "03_never_executed")
+    assert store.damaged("test", notebooks) == {}
+    (kept / name).write_bytes(content)
+    assert store.damaged("test", notebooks)[kept / name] == said
+
+
+def test_an_absent_or_empty_file_of_a_figure_is_missed(kept):
+    for change in (lambda file: file.write_bytes(b""), lambda file: file.unlink()):
+        change(kept / "figures" / "01_x" / "rise.pdf")
+        assert store.damaged("test", ["01_x", "02_y"]) == {kept / "records" / "01_x.json": "rise.pdf is missing"}
+
+
+WHERE = """
+import os, sys
+from selfstab.records import paths
+for place in sys.argv[1:]:
+    os.chdir(place)
+    print(paths.results_root(), paths.recorded_root(), paths.other_code() is not None, sep="|")
+"""
+
+
+def test_one_rule_for_where_results_lie(tmp_path):
+    """For the code of a checkout and for an installed copy, from its notebooks and from anywhere, or as told."""
+    checkout, site, elsewhere, told = (tmp_path / name for name in ("a checkout", "site", "elsewhere", "told"))
+    for root in (checkout, site):
+        shutil.copytree(paths.ROOT / "selfstab" / "records", root / "selfstab" / "records")
+        (root / "selfstab" / "__init__.py").touch()
+    for folder in (checkout / "notebooks", elsewhere, told):
+        folder.mkdir()
+    (checkout / "Snakefile").touch()
+
+    def where(code, **environment):
+        kept = {name: value for name, value in os.environ.items() if name != "EOSLIB_RESULTS"}
+        kept |= {"PYTHONPATH": str(code)} | environment
+        command = [sys.executable, "-P", "-c", WHERE, checkout / "notebooks", elsewhere]
+        lines = subprocess.run(command, env=kept, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [tuple(line.split("|")) for line in lines]
+
+    own, there = str(checkout / "results"), str(elsewhere / "results")
+    assert where(checkout) == [(own, own, "False")] * 2
+    assert where(site) == [(own, own, "True"), (there, there, "False")]  # and says that edits have no effect
+    written = where(checkout, EOSLIB_RESULTS=str(told))
+    assert written == [(str(told), own, "False")] * 2, "recorded runs are read from the checkout"
+    (told / "paper").mkdir()
+    assert where(checkout, EOSLIB_RESULTS=str(told)) == [(str(told), str(told), "False")] * 2

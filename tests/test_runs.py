@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import xarray as xr
 
 from eoslib.trajectories import variables
 from selfstab import settings
-from selfstab.runs import compute, files, quantities
+from selfstab.runs import checkpoints, compute, files, provenance, quantities
 from selfstab.source import numerical_digest
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("EOSLIB_RESULTS", str(tmp_path))
+    (tmp_path / "paper").mkdir()  # of recorded runs, none
     return tmp_path
 
 
@@ -79,6 +81,41 @@ def test_a_broken_file_is_named(home):
         files.load(file)
 
 
+def test_a_run_file_is_believed_only_as_it_was_written(home):
+    """Whatever byte is flipped, also in the checksum, and wherever the file is cut."""
+    setting = settings.get("mlp-cats-dogs", "test")
+    file = files.path(setting, 0)
+    files.write(small(setting, 0), file)
+    whole = file.read_bytes()
+    flips = [*np.random.default_rng(0).choice(len(whole), 100, replace=False), *range(len(whole) - 105, len(whole), 3)]
+    damaged = [whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :] for place in flips]
+    for content in [*damaged, whole[:-1], whole[: len(whole) // 2], whole + b"\0", b""]:
+        file.write_bytes(content)
+        with pytest.raises(files.SchemaError, match=re.escape(str(file))) as found:
+            files.load(file)
+        assert files.stale(setting, 0) == str(found.value)
+
+
+def test_a_run_recorded_before_there_were_checksums_is_accepted_and_no_other(home):
+    for scale in ("paper", "test"):
+        setting = settings.get("mlp-cats-dogs", scale)
+        file = files.path(setting, 0)
+        files.write(small(setting, 0), file)
+        file.write_bytes(file.read_bytes().partition(files.MARK)[0])
+    assert files.load(files.path(settings.get("mlp-cats-dogs", "paper"), 0)).attrs["scale"] == "paper"
+    with pytest.raises(files.SchemaError, match="lacks its checksum"):
+        files.load(file)
+
+
+def test_a_run_file_has_the_mode_that_the_umask_gives(home):
+    setting, before = settings.get("mlp-cats-dogs", "test"), os.umask(0o077)
+    try:
+        files.write(small(setting, 0), files.path(setting, 0))
+    finally:
+        os.umask(before)
+    assert files.path(setting, 0).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_loaded_run_describes_its_variables(home):
     """Also one that was written before the table of variables was, without descriptions."""
     setting = settings.get("mlp-cats-dogs", "test")
@@ -103,6 +140,18 @@ def test_a_write_that_fails_leaves_the_old_file(home, monkeypatch):
         files.write(small(setting, 0), file)
     assert file.read_bytes() == before
     assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+def test_a_commit_is_named_only_for_the_code_of_its_own_repository(tmp_path, monkeypatch):
+    """Not for code unpacked inside another one."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path)]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
+        subprocess.run([*git, *words], check=True)
+    for place, known in ((tmp_path, True), (inner, False)):
+        monkeypatch.setattr(provenance, "ROOT", place)
+        assert (provenance._commit() != "unknown") == known
 
 
 # --- killed, resumed, asked for twice ---------------------------------------------------------------------------------
@@ -134,17 +183,24 @@ def killing(function, calls):
         return found
     return wrapped
 
+def counting(function):
+    def wrapped(*arguments, **options):
+        print("descent", flush=True)
+        return function(*arguments, **options)
+    return wrapped
+
+approach.descend = counting(approach.descend)
 experiment.prepare = prepare
-checkpoints.CHECKPOINT_SECONDS = 0.0
+checkpoints.FRACTION = float("inf")  # each state is saved
 setting = settings.get(
     "mlp-cats-dogs", "test", learning_rate=oracles.RATE, tracked_steps=75, generalized=True, transport=20, strided=25
 )
 for folder, killed in zip(sys.argv[2::2], sys.argv[3::2]):
     os.environ["EOSLIB_RESULTS"] = folder
     if killed == "approach":
-        approach.descend = killing(approach.descend, 3)
+        approach.descend = killing(approach.descend, 5)
     elif killed == "middle":
-        checkpoints.Checkpoints.save = killing(checkpoints.Checkpoints.save, 3)  # the approach, then two chunks
+        checkpoints.Checkpoints.save = killing(checkpoints.Checkpoints.save, 2)  # two chunks of three
     compute.compute(setting, 0, progress=False)
     print("done", flush=True)
 """
@@ -169,15 +225,19 @@ def runs(tmp_path_factory):
 
     (first,) = ends(driver(whole, "never", cut, "approach"))
     (second,) = ends(driver(cut, "middle"))
-    kept = [f.name for f in cut.rglob("*") if f.name in ("last", "seconds") or f.suffix == ".nc"]
+    kept = [f.suffix for f in cut.rglob("*") if f.suffix in (".npz", ".nc")]
     both = ends(driver(cut, "never"), driver(cut, "never"))
     return types.SimpleNamespace(whole=whole, cut=cut, first=first, second=second, kept=kept, both=both)
 
 
-def test_a_killed_run_is_killed_and_leaves_a_checkpoint(runs):
-    assert runs.first[:2] == (-signal.SIGKILL, ["computing", "done", "computing"]), runs.first[2]
-    assert runs.second[:2] == (-signal.SIGKILL, ["computing"]), runs.second[2]
-    assert sorted(runs.kept) == ["last", "seconds"]  # and no run file
+def test_a_killed_run_leaves_checkpoints_and_goes_on_from_the_last(runs):
+    """Also on the way to the edge, where it loses the one interval that it was in."""
+    (code, said, told), (again, resumed, words) = runs.first, runs.second
+    assert code == again == -signal.SIGKILL, told + words
+    whole = said.index("done") - 1  # descents of a run left alone
+    assert said == ["computing", *["descent"] * whole, "done", "computing", *["descent"] * 5]
+    assert resumed == ["computing", *["descent"] * (whole - 4)]
+    assert runs.kept == [".npz"] * 2  # and no run file
 
 
 def test_two_that_ask_for_one_run_do_the_work_once(runs):
@@ -197,6 +257,81 @@ def test_a_killed_run_ends_in_the_numbers_of_one_left_alone(runs):
     differing = {name for name in expected.attrs if expected.attrs[name] != resumed.attrs[name]}
     assert differing <= {"seconds", "date", "commit"}
     assert resumed.attrs["seconds"] > 0
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """``checkpoint()`` is the keeper that a process finds; each state that it is given is saved."""
+    monkeypatch.setattr(checkpoints, "FRACTION", float("inf"))
+    return lambda: checkpoints.Checkpoints(tmp_path)
+
+
+def state_of(keeper):
+    found = keeper.restore((np.zeros(100), np.zeros((), int)))
+    return found and int(found[0][1])
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(checkpoint, tmp_path, capsys):
+    """A flip of any byte is seen; with both damaged the run starts afresh."""
+    keeper = checkpoint()
+    assert state_of(keeper) is None
+    for number in range(1, 4):
+        keeper.save((np.arange(100.0), number), {"gd_loss": [np.ones(3)], "rho3": [1.0, 2.0]})
+    assert state_of(checkpoint()) == 3
+    before, last = sorted(tmp_path.iterdir())
+    whole = last.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 60).astype(int):
+        last.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        assert state_of(checkpoint()) == 2
+        assert f"{last} is damaged (its checksum is another): the one before it is used" in capsys.readouterr().err
+    last.write_bytes(whole[:1000])
+    before.write_bytes(b"")
+    keeper = checkpoint()
+    assert state_of(keeper) is None
+    assert f"{before} is damaged (its checksum is another): the run starts afresh" in capsys.readouterr().err
+    keeper.save((np.arange(100.0), 7), {})
+    assert state_of(checkpoint()) == 7
+
+
+@pytest.mark.parametrize("step", ["savez", "fsync", "replace", "unlink"])
+def test_a_save_cut_short_at_any_step_leaves_a_whole_checkpoint(checkpoint, tmp_path, monkeypatch, step):
+    keeper = checkpoint()
+    for number in (1, 2):
+        keeper.save((np.arange(100.0), number), {})
+    place = {"savez": np, "fsync": os}.get(step, pathlib.Path)
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            keeper.save((np.arange(100.0), 3), {})
+    keeper = checkpoint()
+    assert state_of(keeper) == (3 if step == "unlink" else 2)
+    keeper.save((np.arange(100.0), 4), {})
+    assert state_of(checkpoint()) == 4
+    assert len(list(tmp_path.iterdir())) == 2  # nothing half-written is left
+
+
+def test_saving_takes_a_bounded_fraction_of_the_time_and_a_full_disk_ends_no_run(tmp_path, monkeypatch, capsys):
+    clock = iter(np.arange(1000.0))
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: next(clock))
+    keeper, written = checkpoints.Checkpoints(tmp_path), []
+    monkeypatch.setattr(keeper, "_write", lambda arrays: written.append(next(clock)))
+    for _ in range(200):
+        keeper.save((), {})
+    spent = 4 * len(written)  # ticks between the two looks at the clock that frame a save
+    assert len(written) >= 2
+    assert spent <= 2 * checkpoints.FRACTION * written[-1]
+
+    def full(arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "FRACTION", float("inf"))
+    monkeypatch.setattr(keeper, "_write", full)
+    keeper.save((), {})
+    assert "No checkpoint was written ([Errno 28] No space left on device); the run goes on." in capsys.readouterr().err
 
 
 def test_a_finished_run_is_loaded_and_leaves_no_checkpoint(runs, monkeypatch):

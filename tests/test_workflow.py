@@ -9,8 +9,10 @@ import importlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -98,14 +100,20 @@ PAGE = """
     import json
     from selfstab import chapters
     from selfstab.records.paths import results_root
-    from selfstab.records.store import CLAIM_FIELDS, write_json
+    from selfstab.records.store import CLAIM_FIELDS, FIGURE_FIELDS, FIGURE_FILES, PROVENANCE_FIELDS, write_json
     from selfstab.runs import files
 
     def close(notebook, scale, seed):
         runs = [files.path(run.setting(scale), seed) for run in chapters.RUNS[notebook]]
         values = [json.loads(run.read_text())["value"] for run in runs]
+        folder = results_root() / scale / "figures" / notebook
+        folder.mkdir(parents=True, exist_ok=True)
+        figure = dict.fromkeys(FIGURE_FIELDS, "") | {"id": notebook, "provenance": dict.fromkeys(PROVENANCE_FIELDS, "")}
+        for kind in FIGURE_FILES:
+            (folder / f"{notebook}.{kind}").write_text("drawn")
+            figure[kind] = f"figures/{notebook}/{notebook}.{kind}"
         claim = dict.fromkeys(CLAIM_FIELDS, "") | {"id": notebook, "measured": values, "verdict": "holds"}
-        record = {"notebook": notebook, "claims": [claim], "figures": []}
+        record = {"notebook": notebook, "claims": [claim], "figures": [figure]}
         write_json(results_root() / scale / "records" / f"{notebook}.json", record)
 """
 #: The toy's modules; the digests, the records and the workflow are the real ones.
@@ -131,7 +139,9 @@ def module(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path):
-    """A checkout with the real graph and scripts, a toy library and two notebooks."""
+    """A checkout with the real graph and scripts, a toy library and two notebooks, at a place with an unusual name."""
+    tmp_path /= "it's {my} Größe"
+    tmp_path.mkdir()
     for folder in ("workflow", "selfstab/records"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "notebooks").mkdir()
@@ -161,9 +171,10 @@ def command(project: pathlib.Path) -> list[str]:
     return [sys.executable, str(project / "workflow" / "make.py"), "figures", "--scale", "test"]
 
 
-def call(project: pathlib.Path) -> dict[str, str]:
+def call(project: pathlib.Path, **variables: str) -> dict[str, str]:
     """`make figures`: the jobs that ran, each with its reason."""
-    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
+    environment = surroundings(project) | variables
+    told = subprocess.run(command(project), env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert told.returncode == 0, told.stderr
     starts = [line.split(": ", 1) for line in told.stderr.splitlines() if ": " in line and ": done in" not in line]
     return dict(starts)
@@ -178,7 +189,8 @@ def edit(file: pathlib.Path, old: str, new: str) -> None:
 def test_what_changes_runs_again_and_nothing_else(project):
     runs = {f"run toy--eta{rate}--seed0" for rate in (0.1, 0.2, 0.3)}
     notebooks = {"notebook first", "notebook second"}
-    first = call(project)
+    # Where the locale is ASCII; the other calls, in the tests' own, must find nothing changed by that.
+    first = call(project, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert first.keys() == runs | notebooks | {"claims and figures"}
     assert set(first.values()) == {"not there yet"}
 
@@ -207,6 +219,25 @@ def test_what_changes_runs_again_and_nothing_else(project):
     assert [claim["measured"] for claim in claims] == [pytest.approx([0.3, 0.6]), pytest.approx([1.05])]
 
 
+def test_what_is_damaged_or_deleted_is_made_again(project):
+    """Nothing is believed for being there; what was made "tomorrow", by a clock that was wrong, is no mistake."""
+    call(project)
+    results = project / "results" / "test"
+    tomorrow = time.time() + 86_400
+    for file in [*results.glob("*.nc"), *(results / "notebooks").iterdir(), project / "notebooks" / "first.ipynb"]:
+        os.utime(file, (tomorrow, tomorrow))
+    (results / "figures" / "first" / "first.svg").unlink()
+    (results / ".toy.nc.1.tmp").touch()  # left by a process that was killed
+    assert call(project) == {"notebook first": "first.svg is missing", "claims and figures": "new first"}
+    assert (results / "figures" / "first" / "first.svg").exists()
+    assert not (results / ".toy.nc.1.tmp").exists()
+
+    claims = (results / "claims.json").read_text()
+    (results / "claims.json").write_text(claims[:100])
+    assert call(project) == {"claims and figures": "it does not hold what the notebooks recorded"}
+    assert (results / "claims.json").read_text() == claims
+
+
 def working(project: pathlib.Path) -> list[psutil.Process]:
     """Living processes of a checkout's graph."""
     found = []
@@ -233,7 +264,7 @@ def test_killed_and_called_again(project):
     """Kill -9 of the target leaves no process; the next call continues without a word of Snakemake's about locks."""
     (project / "slow").touch()
     # The shell stands for make: the target is its child.
-    shell = subprocess.Popen(["sh", "-c", f"{' '.join(command(project))}; true"], env=surroundings(project))
+    shell = subprocess.Popen(["sh", "-c", f"{shlex.join(command(project))}; true"], env=surroundings(project))
     wait_for(lambda: running_jobs(project))
     second = subprocess.run(
         command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE
@@ -300,6 +331,44 @@ def test_a_kernel_that_dies_before_it_says_a_word_is_started_again(module, capsy
         started(execute, "c.ipynb")
 
 
+def test_a_job_that_was_killed_is_reported_as_killed(project):
+    """And not by an empty log; a home that cannot be written does not matter."""
+    (project / "slow").touch()
+    surrounding = surroundings(project)
+    target = subprocess.Popen(command(project), env=surrounding, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: running_jobs(project))
+    jobs = [process for process in working(project) if "job.py" in " ".join(process.info["cmdline"])]
+    victims = [process for process in jobs if process.info["cmdline"][0] == sys.executable]
+    (project / "slow").unlink()
+    for process in victims:
+        process.kill()
+    _, told = target.communicate(timeout=PATIENCE)
+    assert target.returncode == 1
+    assert "its process was killed" in told
+    assert "Traceback" not in told
+    assert call(project, HOME=os.devnull)
+
+
+def test_a_target_that_cannot_write_says_so(project):
+    """As on a full disk or in a read-only checkout; here a file stands where a folder should be."""
+    (project / ".cache").touch()
+    told = subprocess.run(command(project), env=surroundings(project), capture_output=True, text=True, timeout=PATIENCE)
+    assert told.returncode == 1
+    assert "Nothing can be made here: " in told.stderr
+    assert str(project / ".cache") in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_busy_port_is_reported(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = str(held.getsockname()[1])
+        serve = [sys.executable, str(ROOT / "workflow" / "serve.py"), str(tmp_path), port]
+        told = subprocess.run(serve, capture_output=True, text=True, timeout=PATIENCE)
+    assert told.returncode == 1
+    assert told.stderr.startswith(f"Port {port} cannot be had")
+    assert "Traceback" not in told.stderr
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_explains_itself(project):
     def make(*words, **variables):
@@ -341,6 +410,10 @@ def environment(module, tmp_path, monkeypatch):
 
     monkeypatch.setattr(environment.venv, "create", create)
     monkeypatch.setattr(environment.shutil, "which", lambda name, path=None: None)
+    for package in ("eoslib", "selfstab"):  # where the toy's python finds them: in this very folder
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return environment
 
 
@@ -363,7 +436,7 @@ def test_environment_is_made_once_and_again_after_an_interruption(environment, m
     assert fetched[:3] == (environment.PYTHON, "-m", "pip")
     assert given["input"].startswith("uv==")
     assert given["input"].count("==") == 1
-    assert {"--require-hashes", "requirements.lock"} <= set(synced)
+    assert {"--require-hashes", folder / "requirements.lock"} <= set(synced)
     assert synced[0] == editable[0] == folder / "bin" / "uv"
     assert editable[-4:] == ("--editable", "./eoslib", "--editable", ".")
     assert "Making .venv" in capsys.readouterr().out
@@ -383,6 +456,57 @@ def test_environment_is_made_once_and_again_after_an_interruption(environment, m
         assert list(folder.glob(".stamp-*")) != stamps
 
 
+def test_an_environment_of_another_checkout_is_noticed(environment, monkeypatch, capsys):
+    """As after a checkout was renamed or copied: it is made again, in words; what a link leads to is left alone."""
+    folder, root, made = environment.FOLDER, environment.ROOT, environment.made
+    monkeypatch.setattr(environment, "run", lambda *command, **options: None)
+    assert environment.main() == 0
+    capsys.readouterr()
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert environment.elsewhere() == str(ROOT)
+    place = folder.stat().st_ino
+    assert environment.main() == 0
+    assert folder.stat().st_ino == place, "a mount cannot be removed, only emptied"
+    assert len(made) == 2
+    assert f"The eoslib of .venv comes from {ROOT}, not from this folder: making it again." in capsys.readouterr().out
+    folder.rename(root / "moved")
+    folder.symlink_to(root / "moved")
+    before = sorted(folder.rglob("*"))
+    assert environment.main() == 1
+    assert (
+        f"{folder} is a link to {root / 'moved'}, which is no environment of this checkout." in capsys.readouterr().err
+    )
+    assert sorted(folder.rglob("*")) == before
+    folder.unlink()
+    (root / "room").mkdir()
+    folder.symlink_to(root / "room")
+    assert environment.main() == 0
+    assert folder.is_symlink(), "an empty folder elsewhere is a place like any other"
+    folder.unlink()
+    folder.symlink_to(root / "nowhere")
+    capsys.readouterr()
+    assert environment.main() == 1
+    assert "The environment cannot be made: File exists" in capsys.readouterr().err
+
+
+def test_what_a_gpu_needs_is_installed_where_asked_for_and_kept(environment, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "run", lambda *command, **options: None)
+    digests, lock = environment.digests, environment.FOLDER / "requirements.lock"
+    everything = set(digests.read_lock((ROOT / "requirements.lock").read_text()))
+    assert environment.main() == 0
+    plain = set(digests.read_lock(lock.read_text()))
+    left_out = everything - plain
+    assert {"jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"} <= left_out
+    assert all(name.startswith(("jax-cuda12-", "nvidia-")) for name in left_out)
+    assert {"jax", "numpy", "snakemake-executor-plugin-slurm", "uv", "hatchling"} <= plain
+    for asked, there in (("cuda12", everything), (None, everything), ("none", plain), ("", plain)):
+        assert environment.main(asked) == 0
+        assert set(digests.read_lock(lock.read_text())) == there
+    assert environment.main("tpu") == 1
+    assert "ACCELERATOR must be cuda12 or none, got 'tpu'." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("pip_works", [True, False])
 def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, capsys, pip_works):
     commands = []
@@ -398,7 +522,7 @@ def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, cap
     assert "uv could not install the lock (no uv for this machine); pip tries" in said
     assert ("needs the package index. Call again to retry." in said) is not pip_works
     assert commands[1][:3] == (environment.PYTHON, "-m", "pip")
-    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(commands[1])
+    assert {"--no-deps", "--require-hashes", environment.FOLDER / "requirements.lock"} <= set(commands[1])
     assert environment.UNFINISHED.exists() is not pip_works
 
 

@@ -25,7 +25,7 @@ def alone(root: pathlib.Path):
     """
     file = root / ".cache" / "target.lock"
     file.parent.mkdir(exist_ok=True)
-    with open(file, "a+") as handle:
+    with open(file, "a+", encoding="utf-8") as handle:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:

@@ -254,7 +254,7 @@ def write_all(root: pathlib.Path, scale: str, target: pathlib.Path) -> list[str]
     Raises:
         ChapterError: as :func:`chapter`.
     """
-    figures = json.loads((root / scale / "figures.json").read_text())
+    figures = json.loads((root / scale / "figures.json").read_text(encoding="utf-8"))
     sources = {file.stem: file for file in sorted((root / scale / "notebooks").glob("[0-9a-zA-Z]*.ipynb"))}
     sources = {name: file for name, file in sources.items() if not name.endswith(".failed")}
     shutil.rmtree(target, ignore_errors=True)

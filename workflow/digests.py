@@ -79,21 +79,21 @@ def declared(project: dict, *extras: str) -> list[str]:
 
 def versions(root: pathlib.Path, *extras: str, besides: Iterable[str] = ()) -> str:
     """Digest of the pins that the library (with extras, and other packages) needs: not the whole lock."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    lock = read_lock((root / "requirements.lock").read_text())
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lock = read_lock((root / "requirements.lock").read_text(encoding="utf-8"))
     return short(*needed_by([*declared(project, *extras), *besides], lock))
 
 
 def notebook(file: pathlib.Path) -> str:
     """Digest of a notebook's cells and tags; outputs and the rest of its metadata do not count."""
-    cells = json.loads(file.read_text())["cells"]
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     kept = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
     return short(json.dumps(kept))
 
 
 def code(file: pathlib.Path) -> str:
     """The Python of a notebook, without its magics."""
-    cells = [cell for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     lines = "\n".join("".join(cell["source"]) for cell in cells).splitlines()
     return "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines)
 

@@ -35,7 +35,9 @@ def notebook(asked: argparse.Namespace) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(results_root().resolve() / "checkpoints" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     try:
-        started(papermill.execute_notebook, str(source), str(partial), parameters, progress_bar=False, log_output=True)
+        # To papermill a path is a format.
+        places = [str(place).replace("{", "{{").replace("}", "}}") for place in (source, partial)]
+        started(papermill.execute_notebook, *places, parameters, progress_bar=False, log_output=True)
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
         print(f"{error}\n{source} stopped at its cell {error.cell_index + 1}; {failed} shows how far it came.")
@@ -89,11 +91,11 @@ def book(asked: argparse.Namespace) -> int:
     surroundings = os.environ | {"EOSLIB_BOOK_SCALE": asked.scale, "NO_COLOR": "1"}
     log = ROOT / ".cache" / "logs" / asked.scale / "sphinx.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as handle:
+    with open(log, "w", encoding="utf-8") as handle:
         status = subprocess.run(command, env=surroundings, stdout=handle, stderr=subprocess.STDOUT).returncode
     built, shown, previous = outside / "_build" / "html", ROOT / "book" / "_build" / "html", outside / "previous"
     if status or not (built / "intro.html").is_file():
-        lines = log.read_text(errors="replace").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         wrong = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-20:]
         print(f"The book was not built (everything: {log.relative_to(ROOT)}):", *dict.fromkeys(wrong), sep="\n")
         return 1

@@ -8,12 +8,14 @@ is at work in this checkout.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+import cluster
 import psutil
 from alone import Busy, alone
 from leash import end_family, leash
@@ -23,6 +25,7 @@ from selfstab.records.claims import holds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENGINE = pathlib.Path(__file__).with_name("engine.py")
+PROFILES = (ROOT / "workflow" / "profiles").glob("*/config.yaml")
 
 
 def others() -> list[str]:
@@ -53,11 +56,12 @@ def clear_stale_lock() -> None:
     print("The last run was interrupted; continuing it.", file=sys.stderr, flush=True)
 
 
-def work(target: str, scale: str, seed: int, jobs: int) -> int:
+def work(target: str, scale: str, seed: int, jobs: int, profile: str) -> int:
     """Bring a target of the graph up to date; returns the exit status."""
     with alone(ROOT) as lock:
+        cluster.wait(ROOT)
         clear_stale_lock()
-        command = [sys.executable, ENGINE, target, scale, str(seed), str(jobs)]
+        command = [sys.executable, ENGINE, target, scale, str(seed), str(jobs), profile]
         # Its own process group: Ctrl-C comes here alone, and here is decided what it means.  The lock is inherited:
         # it holds until the last process of this run is gone.
         engine = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0, pass_fds=[lock])
@@ -65,10 +69,14 @@ def work(target: str, scale: str, seed: int, jobs: int) -> int:
             status = engine.wait()
         except KeyboardInterrupt:
             print(f"\nStopped. `make {target} SCALE={scale}` continues from here.", file=sys.stderr)
+            if at_work := cluster.jobs(ROOT):
+                print(cluster.left(at_work), file=sys.stderr)
             status = 130
         finally:
             end_family(engine.pid)
             engine.wait()
+        if status >= 0 and not cluster.jobs(ROOT):
+            cluster.end(ROOT, scale)
     if status < 0:
         print(f"The run was killed (signal {-status}). Calling again continues it.", file=sys.stderr)
         return 1
@@ -90,22 +98,37 @@ def interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
+def home() -> str:
+    """A folder for the caches and settings of other programs: the user's own, or one here if that cannot be written."""
+    own = os.path.expanduser("~")
+    if os.path.isdir(own) and os.access(own, os.W_OK):
+        return own
+    (place := ROOT / ".cache" / "home").mkdir(parents=True, exist_ok=True)
+    return str(place)
+
+
 def main() -> int:
-    """``make.py figures|book --scale SCALE --seed SEED --jobs JOBS``."""
+    """``make.py figures|book --scale SCALE --seed SEED --jobs JOBS --profile PROFILE``."""
     parser = argparse.ArgumentParser(prog="make.py")
     parser.add_argument("target", choices=["figures", "book"])
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--profile", choices=sorted(file.parent.name for file in PROFILES), default="default")
     asked = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+    os.environ["PYTHONUTF8"] = "1"  # in every process of the graph, whatever the locale
     leash()
     begun = time.monotonic()
     try:
-        status = work(asked.target, asked.scale, asked.seed, asked.jobs)
+        os.environ["HOME"] = home()
+        status = work(asked.target, asked.scale, asked.seed, asked.jobs, asked.profile)
     except Busy as busy:
         print(busy, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"Nothing can be made here: {error.strerror} ({error.filename}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

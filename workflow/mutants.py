@@ -86,7 +86,8 @@ def copy(original: pathlib.Path, target: pathlib.Path, mutant: dict, scale: str)
     for file, text in edited(original, mutant).items():
         (target / file).write_text(text, encoding="utf-8")
     runs = target / "results" / scale
-    runs.mkdir(parents=True, exist_ok=True)
+    for folder in (runs, target / "results" / "paper"):  # of recorded runs, which no mutant changes, none
+        folder.mkdir(parents=True, exist_ok=True)
     for file in (results_root() / scale).glob("*.nc"):
         if not (runs / file.name).exists():
             (runs / file.name).symlink_to(file.resolve())
@@ -110,7 +111,7 @@ def execute(folder: pathlib.Path, notebook: str, key: str, scale: str, seed: int
     surroundings |= {"JAX_COMPILATION_CACHE_DIR": str(folder.parents[1] / "compiled")}
     surroundings |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     surroundings["PYTHONOPTIMIZE"] = "1"  # the page's asserts would stop it before its claims are judged
-    with open(folder / f"{notebook}.log", "w") as log:
+    with open(folder / f"{notebook}.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, cwd=folder, env=surroundings, stdout=log, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -110,7 +110,9 @@ def main() -> int:
     parser.add_argument("--site", type=pathlib.Path, default=ROOT / "book" / "_build" / "html")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "book" / "_build" / "self-stabilization.pdf")
     asked = parser.parse_args()
-    configured, toc = (yaml.safe_load((ROOT / "book" / name).read_text()) for name in ("_config.yml", "_toc.yml"))
+    configured, toc = (
+        yaml.safe_load((ROOT / "book" / name).read_text(encoding="utf-8")) for name in ("_config.yml", "_toc.yml")
+    )
     try:
         count = write(asked.site, toc, configured["title"], configured["author"], asked.output)
     except FileNotFoundError as absent:

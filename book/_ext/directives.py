@@ -22,7 +22,7 @@ from sphinx.util.docutils import SphinxRole
 from selfstab import settings, source
 from selfstab.records import store
 from selfstab.records.claims import holds
-from selfstab.records.paths import ROOT
+from selfstab.records.paths import ROOT, recorded_root
 from selfstab.records.words import as_text, duration, plural
 
 
@@ -141,7 +141,7 @@ class StatusReport(RecordDirective):
                 f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}{older}",
             )
             rows.append(row)
-        spent = duration(store.recorded_seconds(self.found.folder.parent))
+        spent = duration(store.recorded_seconds(recorded_root()))
         return [*rows, ("All of them", "", "", "", "", spent, "")] if rows else []
 
 

@@ -25,6 +25,7 @@ import vendored
 
 from selfstab.records import store
 from selfstab.records.claims import UNTESTED, holds
+from selfstab.records.paths import recorded_root
 from selfstab.records.words import as_text
 
 #: A formula within a line, and the punctuation right after it.
@@ -53,7 +54,7 @@ def substitutions(records: store.Records) -> dict[str, str]:
         "nulls_total": str(len(nulls)),
         "nulls_passing": str(sum(map(holds, nulls))),
         "figures_total": str(len(records.figures)),
-        "recorded_hours": f"{store.recorded_seconds(records.folder.parent) / 3600:.1f}",
+        "recorded_hours": f"{store.recorded_seconds(recorded_root()) / 3600:.1f}",
     }
     for which, judged in (("claims", records.claims), ("recorded", recorded)):
         names |= {f"{which}_total": str(len(judged)), f"{which}_holding": str(sum(map(holds, judged)))}

@@ -21,7 +21,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from selfstab import settings
-from selfstab.records.paths import results_root
+from selfstab.records.paths import recorded_root, results_root
 from selfstab.records.words import plural
 from selfstab.runs import files as run_files
 from selfstab.runs.quantities import cycles
@@ -116,7 +116,8 @@ def load() -> list[dict]:
         ExtensionError: where a run file is damaged, with the file's name.
     """
     runs = []
-    paper, quick = (sorted((results_root() / scale).glob("*.nc")) for scale in ("paper", "quick"))
+    places = recorded_root() / "paper", results_root() / "quick"
+    paper, quick = (sorted(place.glob("*.nc")) for place in places)
     for file in paper or quick:
         try:
             data = run_files.load(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +84,7 @@ def _measure(objective: Objective, rule: Rule, here, starts, tolerance):
 def find_instability(
     objective: Objective, theta: Any, rule: Rule | float,
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
-    progress: bool = True,
+    progress: bool = True, restore: Callable | None = None, save: Callable | None = None,
 ) -> Approach:  # fmt: skip
     """Train, full batch, until S first reaches 2/η; return the series so far whatever happens.
 
@@ -98,7 +99,9 @@ def find_instability(
     that its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises, as
     it may below the edge, gives no reason to look closely.  From ``theta`` (p,) at most ``max_steps`` are
     taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
-    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.
+    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.  After each
+    interval ``save`` is called with the search's state, a pytree; ``restore``, called with the structure of one,
+    returns such a state, from which the search goes on with the numbers it would have had, or None.
 
     Raises:
         ValueError: if η is not positive and finite, the rule has no edge, ``max_steps`` or ``max_interval`` < 1, or θ
@@ -128,6 +131,13 @@ def find_instability(
     step, interval, closely, limit, status, losses, checks = 0, 1, 0, False, None, [], [check]
     if not np.isfinite(check["loss"]) or reached(check):
         status = EdgeStatus.AT_START if np.isfinite(check["loss"]) else EdgeStatus.DIVERGED
+    if restore is not None and (kept := restore((here, vectors, 0, 0, check))) is not None:
+        (*counts, ended), losses = kept[2], [kept[3]]
+        here, vectors = objective.place(jax.tree.map(jnp.asarray, kept[:2]))
+        (step, interval, closely, limit), status = map(int, counts), EdgeStatus(int(ended)) if ended >= 0 else None
+        checks = [
+            dict(zip(check, values, strict=True)) for values in zip(*(kept[4][name] for name in check), strict=True)
+        ]
     with tqdm(total=max_steps, desc="to the edge", disable=not progress, leave=False) as bar:
         while status is None:
             before, ahead, series = descend(objective, rule, here, interval, max_interval)
@@ -158,6 +168,10 @@ def find_instability(
             elif step >= closely:
                 wait = 0.5 * (top["edge"] - top["curvature"]) / rise if rise > 0 else np.inf
                 interval = int(np.clip(wait, 1, min(2 * interval, max_interval)))
+            if save is not None:
+                counts = np.asarray([step, interval, closely, limit, -1 if status is None else status])
+                series = {name: np.asarray([check[name] for check in checks]) for name in checks[0]}
+                save((here, vectors, counts, np.concatenate(losses), series))
     loss = np.concatenate([*losses, [checks[-1]["loss"]]])
     series = {name: np.asarray([check[name] for check in checks]) for name in checks[0] if name != "loss"}
     return Approach(here[0], vectors[0], step, status, loss, series, here[1])

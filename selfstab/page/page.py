@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from selfstab.page.draw import CONTINUED, is_continued
 from selfstab.page.points import plotted_points
 from selfstab.page.style import style
 from selfstab.records.claims import SIGNS, beside, holds, judge, severity
-from selfstab.records.paths import results_root
+from selfstab.records.paths import other_code, results_root
 from selfstab.records.store import FIGURE_FILES, PROVENANCE_FIELDS, write_json
 from selfstab.records.words import allowed, null_models, number, recording_note, summarize_verdicts, with_spread
 from selfstab.runs import compute, files
@@ -41,6 +42,8 @@ class Page:
         settings.check_known("scale", scale, settings.SCALES)
         self.notebook, self.scale, self.seed = notebook, scale, int(seed)
         self.folder = results_root() / scale
+        if words := other_code():
+            print(words, file=sys.stderr)
         self.begun = time.perf_counter()
         self.claims: list[dict] = []
         self.figures: list[dict] = []

@@ -6,16 +6,16 @@ A notebook writes ``results/<scale>/records/<notebook>.json``; :func:`collect` m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
 
 from selfstab.records.claims import CLAIM_FIELDS
-from selfstab.records.paths import build_scale, results_root
+from selfstab.records.paths import build_scale, replacing, results_root
 
 #: Files of a figure: two vector formats, a picture, and the numbers that it draws.
 FIGURE_FILES = ("svg", "pdf", "png", "csv")
@@ -33,10 +33,8 @@ class RecordError(ValueError):
 
 def write_json(target: Path, content) -> None:
     """Write JSON atomically: a reader sees the old file or the new one, never a part."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check(entries: Iterable[dict], fields: Iterable[str], where: str) -> None:
@@ -65,7 +63,7 @@ def collect(scale: str) -> tuple[list[dict], list[dict]]:
     """
     folder = results_root() / scale
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / "records").glob("*.json"))]
-    gathered = {kind: [entry for record in records for entry in record[kind]] for kind in FIELDS}
+    gathered = _merged(records)
     for kind, entries in gathered.items():
         ids = [entry["id"] for entry in entries]
         if twice := sorted({id for id in ids if ids.count(id) > 1}):
@@ -75,6 +73,44 @@ def collect(scale: str) -> tuple[list[dict], list[dict]]:
     for kind, entries in gathered.items():
         write_json(folder / f"{kind}.json", entries)
     return gathered["claims"], gathered["figures"]
+
+
+def damaged(scale: str, notebooks: Iterable[str]) -> dict[Path, str]:
+    """Return the files of a scale that are there but do not serve, each with the reason.
+
+    These are executed notebooks and records that cannot be read or whose figures are absent, and merged records that
+    do not hold what the notebooks recorded.
+    """
+    folder, found, records = results_root() / scale, {}, []
+    for name in sorted(notebooks):
+        record, executed = folder / "records" / f"{name}.json", folder / "notebooks" / f"{name}.ipynb"
+        for file, check in ((record, check_record), (executed, lambda content: content["cells"])):
+            try:
+                check(content := json.loads(file.read_text(encoding="utf-8")))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError):
+                found[file] = "it cannot be read"
+                continue
+            if file == record:
+                records.append(content)
+    for record in records:
+        places = [folder / figure[kind] for figure in record["figures"] for kind in FIGURE_FILES]
+        if absent := [place.name for place in places if not place.is_file() or not place.stat().st_size]:
+            found[folder / "records" / f"{record['notebook']}.json"] = f"{absent[0]} is missing"
+    for kind in FIELDS:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                if json.loads((folder / f"{kind}.json").read_text(encoding="utf-8")) == _merged(records)[kind]:
+                    continue
+            except ValueError:
+                pass
+            found[folder / f"{kind}.json"] = "it does not hold what the notebooks recorded"
+    return found
+
+
+def _merged(records: list[dict]) -> dict[str, list[dict]]:
+    return {kind: [entry for record in records for entry in record[kind]] for kind in FIELDS}
 
 
 @dataclasses.dataclass(frozen=True)

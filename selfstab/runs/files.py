@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import pathlib
-import tempfile
 
 import numpy as np
 import xarray as xr
@@ -12,7 +11,7 @@ import xarray as xr
 from eoslib.trajectories import variables
 from eoslib.trajectories.variables import VARIABLES
 from selfstab import settings
-from selfstab.records.paths import results_root
+from selfstab.records.paths import recorded_root, replacing, results_root
 from selfstab.settings import Setting
 from selfstab.source import numerical_digest
 
@@ -22,6 +21,11 @@ REQUIRED_ATTRIBUTES = (
 )  # fmt: skip
 #: A run that never reached its edge has only these.
 REQUIRED_VARIABLES = tuple(row.name for row in VARIABLES if row.dims in (("approach_step",), ("check",)))
+
+
+#: What follows the data in a file, before their checksum; readers of HDF5 pass over it.  It is compared before anything
+#: is decoded, as a damaged file can make HDF5 do almost anything.
+MARK = b"\nSHA-256 of all bytes before this line: "
 
 
 class SchemaError(RuntimeError):
@@ -35,20 +39,19 @@ def path(setting: Setting, seed: int) -> pathlib.Path:
 
 def write(dataset: xr.Dataset, target: pathlib.Path) -> None:
     """Write a dataset to netCDF atomically: a reader sees the old file or the new one, never a part."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     small = {
         name: {"zlib": True} | ({"complevel": 5, "dtype": "float32"} if np.issubdtype(data.dtype, np.floating) else {})
         for name, data in dataset.data_vars.items()
         if data.ndim
     }
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
+    with replacing(target) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=small)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        with open(temporary, "ab") as file:
+            file.write(MARK + _sha256(temporary.read_bytes()))
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def load(file: pathlib.Path) -> xr.Dataset:
@@ -56,16 +59,22 @@ def load(file: pathlib.Path) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: if there is none.
-        SchemaError: if it cannot be read, or lacks a variable or attribute; the message names file and field.
+        SchemaError: if it is not as it was written, cannot be read, or lacks a variable or attribute; the message names
+            file and field.
     """
     file = pathlib.Path(file)
     if not file.exists():
         raise FileNotFoundError(f"no run file {file}; `make figures` computes it")
     try:
+        content, mark, checksum = file.read_bytes().rpartition(MARK)
+        if mark and checksum != _sha256(content):
+            raise ValueError("its checksum is another")
         with xr.open_dataset(file, engine="h5netcdf") as data:
             data = data.load()
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # files recorded before there were checksums may be damaged in any way
         raise SchemaError(f"{file} is not a readable netCDF file ({error}); delete it and run again") from error
+    if not mark and data.attrs.get("scale") != "paper":  # runs recorded before there were checksums are accepted
+        raise SchemaError(f"{file} lacks its checksum; delete it and run again")
     attributes, names = ("attribute", REQUIRED_ATTRIBUTES, data.attrs), ("variable", REQUIRED_VARIABLES, data.variables)
     for kind, wanted, there in (attributes, names):
         if missing := [name for name in wanted if name not in there]:
@@ -95,11 +104,11 @@ def stale(setting: Setting, seed: int) -> str | None:
 
 def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
     """Return the recorded paper-scale run of an experiment, whatever code made it (see its attributes), or None."""
-    file = path(settings.get(name, "paper", **overrides), seed)
+    file = recorded_root() / "paper" / path(settings.get(name, "paper", **overrides), seed).name
     return load(file) if file.exists() else None
 
 
 def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
     """Return all recorded paper-scale runs, or those of one experiment: by name, the largest η first."""
-    runs = [load(file) for file in (results_root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
+    runs = [load(file) for file in (recorded_root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
     return sorted(runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"]))

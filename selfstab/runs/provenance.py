@@ -13,14 +13,17 @@ import subprocess
 
 import jax
 
+from selfstab.records.paths import ROOT
+
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "numpy", "xarray", "matplotlib")
 
 
 def _commit() -> str:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        folder = pathlib.Path(__file__).parent
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        # Unpacked inside another repository, this code is not of that one's commit.
+        within = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+        return subprocess.run(command, cwd=ROOT, env=within, capture_output=True, text=True, check=True).stdout.strip()
     return "unknown"
 
 
@@ -34,7 +37,7 @@ def environment() -> dict[str, str | int]:
     device = jax.devices()[0]
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     versions = {name: importlib.metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
     return {

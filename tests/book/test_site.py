@@ -9,6 +9,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 
 import matplotlib
@@ -139,6 +140,18 @@ def test_search_finds_a_word(open_page, server):
     page = open_page("search.html?q=xyzzyplugh", base=server)
     page.wait_for_function("document.querySelector('#search-results p')?.textContent.trim().length > 0")
     assert page.locator("#search-results li").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "page"),
+    [
+        ("PGD", "04_constrained"), ("GPU", "run"), ("license", "run"), ("citation", "bibliography"),
+        ("S(θ)", "01_progressive"), ("λ_2", "several_directions"), ("∇S", "notation"),
+    ],
+)  # fmt: skip
+def test_search_finds_what_readers_call_otherwise(open_page, server, query, page):
+    found = open_page(f"search.html?q={urllib.parse.quote(query)}", base=server)
+    found.wait_for_selector(f"#search-results li a[href*='{page}']")
 
 
 def test_search_from_any_page_and_from_a_file(open_page):

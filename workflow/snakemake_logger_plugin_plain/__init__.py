@@ -19,6 +19,8 @@ FORCED: dict[str, str] = {}
 LINES_OF_A_FAILED_JOB = 40
 #: Rules that make nothing themselves.
 TARGETS = {"figures"}
+#: Warnings that mean nothing to a reader: a cluster without accounting needs no account.
+UNSAID = ("Using workflow specific", "No SLURM account given", "No account was given", "Unable to guess SLURM account")
 
 
 def in_words(reason: str, outputs: list[str]) -> str:
@@ -63,11 +65,14 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self):
         self.jobs: dict[int, tuple[str, float]] = {}
         self.failed: set[int] = set()
+        self.deaths: list[str] = []  # sentences of Snakemake's, each with a job's command and the signal that ended it
         self.total = self.done = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say what an event means to a reader, if anything."""
         event = getattr(record, "event", None)
+        if event == LogEvent.ERROR and "died with <Signals." in record.getMessage():
+            self.deaths.append(record.getMessage())
         if event == LogEvent.RUN_INFO:
             self.total = record.stats["total"] - sum(record.stats.get(target, 0) for target in TARGETS)
         elif event == LogEvent.JOB_INFO and record.rule_name not in TARGETS:
@@ -83,16 +88,20 @@ class LogHandler(LogHandlerBase):
             self.job_failed(record)
         elif event in (None, LogEvent.ERROR) and record.levelno >= logging.WARNING and not self.failed:
             message = record.getMessage()
-            if "CalledProcessError" not in message:  # of a failed job only its own log tells anything
+            # Of a failed job only its own log tells anything.
+            if "CalledProcessError" not in message and not message.startswith(UNSAID):
                 self.say(message)
 
     def job_failed(self, record: logging.LogRecord) -> None:
         """The end of a failed job's own log, and where the whole is."""
         name, _ = self.jobs.get(record.jobid, (record.rule_name, 0.0))
         for file in [pathlib.Path(name.split(" (check")[0]) for name in record.log or []]:
-            lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
             for line in lines[-LINES_OF_A_FAILED_JOB:]:
                 self.say(f"  | {line}")
+            for death in (death for death in self.deaths if str(file) in death):
+                signal = re.search(r"died with <Signals\.(\w+)", death).group(1)
+                self.say(f"  | its process was killed ({signal}): by somebody, or for want of memory")
             self.say(f"{name}: FAILED; its whole log is {file}")
         if not record.log:
             self.say(f"{name}: FAILED")
