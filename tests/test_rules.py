@@ -119,7 +119,7 @@ def test_a_preconditioned_rule_turns_unstable_where_its_scaled_curvature_passes_
     """With P held by a long memory, an oscillation too small to change it grows above the edge and dies below it."""
     for factor, grows in ((0.95, False), (1.05, True)):
         rule, one = dataclasses.replace(make(1e-3), decay=1 - 1e-6), jnp.ones(1)
-        memory = one if isinstance(rule, rules.RMSProp) else rules.Moments(one, one, jnp.array(10**9))
+        memory = one if isinstance(rule, rules.RMSProp) else rules.Moments(0 * one, one, jnp.array(10**9))
         curvature = factor * rule.edge / rule.scale(memory) ** 2  # P is one, plus the offset
 
         def step(state, _, rule=rule, curvature=curvature):
