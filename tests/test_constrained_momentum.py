@@ -1,4 +1,4 @@
-"""The constrained step under heavy ball: the same trajectory as gradient descent's of the same edge, in longer steps."""
+"""The constrained step under heavy ball: gradient descent's trajectory of the same edge, in longer steps."""
 
 import jax
 import jax.numpy as jnp
