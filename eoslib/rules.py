@@ -238,7 +238,7 @@ class Adam(_Preconditioned):
         return memory.first / self._preconditioner(memory), memory
 
     def _preconditioner(self, memory):
-        t = jnp.maximum(memory.steps, 1)
+        t = jnp.maximum(memory.steps, 1).astype(memory.second.dtype)
         began, filled = (1 - jnp.asarray(b, memory.second.dtype) ** t for b in (self.momentum, self.decay))
         return began * self._damped(memory.second / filled)
 
