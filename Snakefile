@@ -160,7 +160,7 @@ rule book:
         scale=f"scale {SCALE}",
         prose=f"text of the book {digests.of_files(ROOT, prose())}",
         library=f"library reference {digests.of_files(ROOT, [*(ROOT / 'eoslib').rglob('*.py'), *(ROOT / 'selfstab').rglob('*.py')])}",
-        tools=f"book tools {digests.of_files(ROOT, [ROOT / 'workflow' / 'chapters.py', ROOT / 'requirements.lock'])}",
+        tools=f"book tools {digests.of_files(ROOT, [ROOT / 'workflow' / 'chapters.py', ROOT / 'requirements.lock', *(ROOT / 'benchmarks').glob('*.json')])}",
     log:
         LOGS / "book.log",
     message:
