@@ -4,7 +4,7 @@ Pip fetches uv, which installs the rest and checks every file against the lock's
 A stamp in ``.venv`` names the lock and the declared dependencies that it was made from.  Where it fits, this program
 says nothing and ends at once.  An environment whose making was interrupted is made again from nothing.
 
-What a GPU needs, some gigabytes, is pinned beside the lock and installed only where asked for: ``environment.py cuda12``.
+What a GPU needs, some gigabytes, has a lock of its own and is installed where asked for: ``environment.py cuda12``.
 Later calls that ask for nothing keep that; ``environment.py none`` ends it.
 """
 
