@@ -7,6 +7,8 @@ PORT = 8000
 CASES = 2000
 
 VENV = .venv/bin/python
+COMPILE = $(VENV) -m uv pip compile -q --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header \
+  $(if $(UPGRADE),--upgrade)
 TARGETS = book figures test fuzz mutants lint bench serve pdf lock clean help
 
 # Whatever the locale.
@@ -62,9 +64,10 @@ serve: environment
 pdf: checked book
 	@exec $(VENV) workflow/pdf.py
 
+# NVIDIA's wheels have a lock of their own: what installs requirements.lock as a whole (conda, Binder) shall not fetch them.
 lock: environment
-	@exec $(VENV) -m uv pip compile -q pyproject.toml --universal --fork-strategy fewest --python-version 3.11 --all-extras \
-	  --generate-hashes --no-header --no-emit-package eoslib --output-file requirements.lock $(if $(UPGRADE),--upgrade)
+	@$(COMPILE) pyproject.toml --all-extras --no-emit-package eoslib --output-file requirements.lock
+	@exec $(COMPILE) --group cuda12 --constraint requirements.lock --output-file requirements-cuda12.lock
 
 clean:
 	rm -rf results/quick results/test results/checkpoints book/_build book/chapters book/_generated book/_assets/vendor

@@ -395,7 +395,7 @@ def environment(module, tmp_path, monkeypatch):
     """The maker of ``.venv``, at work in a copy of what it reads; no uv is on the path."""
     environment = module("environment")
     (tmp_path / "eoslib").mkdir()
-    for name in ("pyproject.toml", "eoslib/pyproject.toml", "requirements.lock"):
+    for name in ("pyproject.toml", "eoslib/pyproject.toml", "requirements.lock", "requirements-cuda12.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     folder = tmp_path / ".venv"
     places = {"ROOT": tmp_path, "FOLDER": folder, "PYTHON": folder / "bin" / "python"}
@@ -436,7 +436,7 @@ def test_environment_is_made_once_and_again_after_an_interruption(environment, m
     assert fetched[:3] == (environment.PYTHON, "-m", "pip")
     assert given["input"].startswith("uv==")
     assert given["input"].count("==") == 1
-    assert {"--require-hashes", folder / "requirements.lock"} <= set(synced)
+    assert {"--require-hashes", "requirements.lock"} <= set(synced)
     assert synced[0] == editable[0] == folder / "bin" / "uv"
     assert editable[-4:] == ("--editable", "./eoslib", "--editable", ".")
     assert "Making .venv" in capsys.readouterr().out
@@ -491,20 +491,36 @@ def test_an_environment_of_another_checkout_is_noticed(environment, monkeypatch,
 
 
 def test_what_a_gpu_needs_is_installed_where_asked_for_and_kept(environment, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "run", lambda *command, **options: None)
-    digests, lock = environment.digests, environment.FOLDER / "requirements.lock"
-    everything = set(digests.read_lock((ROOT / "requirements.lock").read_text()))
-    assert environment.main() == 0
-    plain = set(digests.read_lock(lock.read_text()))
-    left_out = everything - plain
-    assert {"jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"} <= left_out
-    assert all(name.startswith(("jax-cuda12-", "nvidia-")) for name in left_out)
-    assert {"jax", "numpy", "snakemake-executor-plugin-slurm", "uv", "hatchling"} <= plain
-    for asked, there in (("cuda12", everything), (None, everything), ("none", plain), ("", plain)):
+    installed = []
+    monkeypatch.setattr(environment, "run", lambda *command, **options: installed.append(command))
+    both = ["requirements.lock", "requirements-cuda12.lock"]
+    for asked, locks in ((None, both[:1]), ("cuda12", both), (None, None), ("none", both[:1]), ("", None)):
+        installed.clear()
         assert environment.main(asked) == 0
-        assert set(digests.read_lock(lock.read_text())) == there
+        synced = [[word for word in command if word in both] for command in installed if "sync" in command]
+        assert synced == ([locks] if locks else []), f"after asking for {asked!r}"
+    environment.main("cuda12")
+    edit(environment.ROOT / "requirements.lock", "\nuv==", "\nuv==9.")
+    installed.clear()
+    assert environment.main() == 0
+    assert any(both[1] in command for command in installed), "a later lock keeps the accelerator"
     assert environment.main("tpu") == 1
     assert "ACCELERATOR must be cuda12 or none, got 'tpu'." in capsys.readouterr().err
+
+
+def test_what_a_gpu_needs_fits_the_lock_and_adds_to_it_alone(module):
+    import tomllib
+
+    digests = module("digests")
+    plain, cuda = (digests.read_lock((ROOT / f"requirements{of}.lock").read_text()) for of in ("", "-cuda12"))
+    assert not plain.keys() & cuda.keys()
+    assert not [name for name in plain if name.startswith("nvidia")]
+    version = plain["jax"][0].split("==")[1]
+    assert cuda["jax-cuda12-plugin"][0].startswith(f"jax-cuda12-plugin=={version} ")
+    assert all(name.startswith(("jax-cuda12-", "nvidia-")) for name in cuda)
+    assert all("sys_platform == 'linux'" in pin for pin, _ in cuda.values())
+    (asked,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["cuda12"]
+    assert asked.split(";")[0] == f"jax-cuda12-plugin[with-cuda]=={version}"
 
 
 @pytest.mark.parametrize("pip_works", [True, False])
@@ -522,7 +538,7 @@ def test_where_uv_fails_pip_installs_the_same_lock(environment, monkeypatch, cap
     assert "uv could not install the lock (no uv for this machine); pip tries" in said
     assert ("needs the package index. Call again to retry." in said) is not pip_works
     assert commands[1][:3] == (environment.PYTHON, "-m", "pip")
-    assert {"--no-deps", "--require-hashes", environment.FOLDER / "requirements.lock"} <= set(commands[1])
+    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(commands[1])
     assert environment.UNFINISHED.exists() is not pip_works
 
 

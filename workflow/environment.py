@@ -4,7 +4,7 @@ Pip fetches uv, which installs the rest and checks every file against the lock's
 A stamp in ``.venv`` names the lock and the declared dependencies that it was made from.  Where it fits, this program
 says nothing and ends at once.  An environment whose making was interrupted is made again from nothing.
 
-The lock also pins what a GPU needs, gigabytes that are installed only where asked for: ``environment.py cuda12``.
+What a GPU needs, some gigabytes, has a lock of its own and is installed where asked for: ``environment.py cuda12``.
 Later calls that ask for nothing keep that; ``environment.py none`` ends it.
 """
 
@@ -23,22 +23,13 @@ import venv
 from alone import Busy, alone
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
-
-import digests  # noqa: E402  (of this checkout, which is not installed yet)
-
 FOLDER = ROOT / ".venv"
 PYTHON = FOLDER / "bin" / "python"
 UNFINISHED = FOLDER / ".unfinished"
 #: The folders of the two distributions: the library and its companion.
 PROJECTS = ("./eoslib", ".")
-#: Extras that are installed only where one asks for them.
+#: Each has a lock of its own, of what it needs besides.
 ACCELERATORS = ("cuda12",)
-
-
-def declarations(folder: str) -> dict:
-    """What a distribution declares about itself."""
-    return tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def accelerator(asked: str | None) -> str:
@@ -48,24 +39,21 @@ def accelerator(asked: str | None) -> str:
     return asked.removeprefix("none")
 
 
-def chosen(accelerator: str) -> str:
-    """The lock without what only other accelerators need."""
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    pins, roots = digests.read_lock(text), []
-    for folder in PROJECTS:
-        project = declarations(folder)
-        extras = set(project.get("optional-dependencies", ())) - set(ACCELERATORS) | {accelerator} - {""}
-        roots += digests.declared(project, *(extras & set(project.get("optional-dependencies", ()))))
-    wanted = {digests.canonical(pin.split("==")[0]) for pin in digests.needed_by(roots, pins)}
-    entries = re.split(r"(?m)^(?=[A-Za-z0-9])", text)
-    return "".join(entry for entry in entries if digests.canonical(entry.split("==")[0]) in wanted)
+def locks(accelerator: str) -> list[str]:
+    """The lock, and that of an accelerator."""
+    return ["requirements.lock", *(f"requirements-{name}.lock" for name in [accelerator] if name)]
+
+
+def pins(accelerator: str) -> str:
+    """What the locks hold."""
+    return "".join((ROOT / lock).read_text(encoding="utf-8") for lock in locks(accelerator))
 
 
 def stamp(accelerator: str) -> pathlib.Path:
     """The file whose presence says that the environment fits the lock and the declared dependencies."""
-    content = (ROOT / "requirements.lock").read_text(encoding="utf-8") + accelerator
+    content = pins(accelerator)
     for folder in PROJECTS:
-        asked = declarations(folder)
+        asked = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         content += repr([asked["dependencies"], asked.get("optional-dependencies"), asked["requires-python"]])
     return FOLDER / f".stamp-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
@@ -117,34 +105,43 @@ def install(accelerator: str) -> None:
 
     The lock is whole, so that there is nothing to resolve, and it holds what builds the two.
     """
-    lock = FOLDER / "requirements.lock"
-    lock.write_text(chosen(accelerator), encoding="utf-8")
     pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "-qq", "install", "--no-deps")
     editable = ("--no-build-isolation", *(word for folder in PROJECTS for word in ("--editable", folder)))
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     try:
         uv = shutil.which("uv") or shutil.which("uv", path=FOLDER / "bin")
         if not uv:
-            pin = re.search(r"^uv==(.*\\\n)+.*\n", lock.read_text(encoding="utf-8"), re.MULTILINE).group()
+            pin = re.search(r"^uv==(.*\\\n)+.*\n", pins(""), re.MULTILINE).group()
             run(*pip, "--only-binary", ":all:", "--require-hashes", "-r", "/dev/stdin", **kept, stdin=None, input=pin)
             uv = FOLDER / "bin" / "uv"
         # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set every later process would compile again.
-        run(uv, "pip", "sync", "-q", "--python", PYTHON, "--compile-bytecode", "--require-hashes", lock, **kept)
+        run(
+            uv,
+            "pip",
+            "sync",
+            "-q",
+            "--python",
+            PYTHON,
+            "--compile-bytecode",
+            "--require-hashes",
+            *locks(accelerator),
+            **kept,
+        )
         run(uv, "pip", "install", "-q", "--python", PYTHON, "--no-deps", *editable, **kept)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "output", "") or str(error)).strip().splitlines()[-1]
         print(f"uv could not install the lock ({reason}); pip tries, which takes longer.", file=sys.stderr, flush=True)
-        run(*pip, "--require-hashes", "-r", lock)
+        run(*pip, "--require-hashes", *(word for lock in locks(accelerator) for word in ("-r", lock)))
         run(*pip, *editable)
 
 
 def make(accelerator: str) -> None:
     """Create the environment, or bring it up to date."""
     begun = time.monotonic()
-    packages = len(digests.read_lock(chosen(accelerator)))
+    packages = sum("==" in line.split("#")[0] for line in pins(accelerator).splitlines())
     if works() and not (place := elsewhere()):
-        extra = f" (with {accelerator}: some gigabytes)" if accelerator else ""
-        print(f"The lock or what is asked of it has changed: bringing .venv up to date{extra}.", flush=True)
+        extra = f" (with what {accelerator} needs: some gigabytes)" if accelerator else ""
+        print(f"The lock has changed, or what is asked for: bringing .venv up to date{extra}.", flush=True)
     else:
         if works():
             print(f"The eoslib of .venv comes from {place}, not from this folder: making it again.", flush=True)
