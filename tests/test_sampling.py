@@ -26,6 +26,13 @@ def test_second_moment_is_the_mean_over_every_batch(batch):
     np.testing.assert_allclose(sampling.second_moment(H, batch), expected, rtol=1e-12, atol=1e-13)
 
 
+def test_second_moment_of_batches_with_replacement():
+    means = [(a + b) / 2 for a, b in itertools.product(H, H)]
+    expected = np.mean([np.kron(mean, mean) for mean in means], axis=0)
+    np.testing.assert_allclose(sampling.second_moment(H, 2, replacement=True), expected, rtol=1e-12, atol=1e-13)
+    assert sampling.threshold(H, 2, replacement=True) < sampling.threshold(H, 2)
+
+
 @pytest.mark.parametrize("batch", [1, 3, N])
 @pytest.mark.parametrize("factor", [0.9, 1.0, 1.1])
 def test_the_second_moment_grows_beyond_the_threshold_only(batch, factor):
@@ -33,7 +40,7 @@ def test_the_second_moment_grows_beyond_the_threshold_only(batch, factor):
     eta = factor * sampling.threshold(H, batch)
     means = np.array([H[list(rows)].mean(0) for rows in itertools.combinations(range(N), batch)])
     step, m = np.eye(D) - eta * means, np.eye(D) / D
-    for _ in range(2000):
+    for _ in range(1000):
         m = np.einsum("bij,jk,blk->il", step, m, step) / len(step)
         m, growth = m / np.trace(m), np.trace(m)
     assert np.sign(round(growth - 1, 9)) == np.sign(factor - 1)

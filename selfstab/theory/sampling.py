@@ -47,17 +47,18 @@ def hessians(inputs: np.ndarray) -> np.ndarray:
     return inputs[:, :, None] * inputs[:, None, :]
 
 
-def second_moment(h: np.ndarray, batch: int) -> np.ndarray:
+def second_moment(h: np.ndarray, batch: int, *, replacement: bool = False) -> np.ndarray:
     """Return D = E[H_B⊗H_B] (d², d²) over batches of distinct samples, each equally likely; h (n, d, d).
 
-    D = (1 − p) H⊗H + p·mean(H_i⊗H_i) with p = (n − B)/(B(n − 1)): two samples of a batch are a random pair.
+    D = (1 − p) H⊗H + p·mean(H_i⊗H_i) with p = (n − B)/(B(n − 1)): two samples of a batch are a random pair.  With
+    ``replacement`` a sample may come twice, and p = 1/B.
 
     Raises:
         ValueError: if the batch is empty or larger than n.
     """
     n, d, _ = h.shape
     _check(batch, n)
-    p = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
+    p = 1 / batch if replacement else (n - batch) / (batch * max(n - 1, 1))
     flat = h.reshape(n, -1)
     alone = (flat.T @ flat / n).reshape(d, d, d, d).swapaxes(1, 2).reshape(d * d, d * d)  # mean of H_i⊗H_i
     mean = h.mean(0)
@@ -70,11 +71,11 @@ def first_moment(h: np.ndarray) -> np.ndarray:
     return (np.kron(mean, one) + np.kron(one, mean)) / 2
 
 
-def threshold(h: np.ndarray, batch: int) -> float:
+def threshold(h: np.ndarray, batch: int, *, replacement: bool = False) -> float:
     """Return η* = 2/λ_max(C^{−½}DC^{−½}), beyond which E‖v‖² grows under steps on random batches; h (n, d, d).
 
     The operator I − 2ηC + η²D maps positive semidefinite matrices to such, so its spectral radius is its largest
-    eigenvalue, and that exceeds one iff η zᵀDz > 2 zᵀCz for some z.  For B = n it is 2/S.  arXiv 2306.07850.
+    eigenvalue, and that exceeds one iff η zᵀDz > 2 zᵀCz for some z.  For B = n, without ``replacement``, it is 2/S.  arXiv 2306.07850.
 
     Raises:
         ValueError: if the batch is empty or larger than n, or H is singular: directions that no sample sees never move.
@@ -84,7 +85,7 @@ def threshold(h: np.ndarray, batch: int) -> float:
         raise ValueError(
             f"the mean of the Hessians must be positive definite, got rank {np.linalg.matrix_rank(h.mean(0))}"
         )
-    return 2 / float(scipy.linalg.eigh(second_moment(h, batch), c, eigvals_only=True)[-1])
+    return 2 / float(scipy.linalg.eigh(second_moment(h, batch, replacement=replacement), c, eigvals_only=True)[-1])
 
 
 def noise_kernel(curvatures: np.ndarray, batch: int, learning_rate: float) -> float:
@@ -163,5 +164,6 @@ def own_noise(x, y, *, alpha, beta) -> float:
 
     From stationary ⟨y²⟩ and ⟨x²⟩ of x' = −(1 + ηy)x − ηξ, y' = y + η(α − βx²/2): derived for this project.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    return float(2 / beta * np.mean((alpha - beta * x**2 / 2) ** 2) + np.mean(x**2 * y**2))
+    x, y = np.asarray(x), np.asarray(y)
+    force = alpha - beta * x**2 / 2
+    return float(2 / beta * np.mean(force**2, dtype=float) + np.mean((x * y) ** 2, dtype=float))
