@@ -75,7 +75,8 @@ def threshold(h: np.ndarray, batch: int, *, replacement: bool = False) -> float:
     """Return η* = 2/λ_max(C^{−½}DC^{−½}), beyond which E‖v‖² grows under steps on random batches; h (n, d, d).
 
     The operator I − 2ηC + η²D maps positive semidefinite matrices to such, so its spectral radius is its largest
-    eigenvalue, and that exceeds one iff η zᵀDz > 2 zᵀCz for some z.  For B = n, without ``replacement``, it is 2/S.  arXiv 2306.07850.
+    eigenvalue, and that exceeds one iff η zᵀDz > 2 zᵀCz for some z.  For B = n, without ``replacement``, it is
+    2/S.  arXiv 2306.07850.
 
     Raises:
         ValueError: if the batch is empty or larger than n, or H is singular: directions that no sample sees never move.
@@ -135,9 +136,10 @@ def _simulated_growth(key, inputs, learning_rate, batch, copies, steps):
 
     def step(v, key):
         draw, again = jax.random.split(key)
-        x = inputs[jnp.argsort(jax.random.uniform(draw, (copies, n)), axis=1)[:, :batch]]  # (copies, B, d)
-        gradient = jnp.einsum("mbi,mbj,mj->mi", x, x, v) / batch
-        v = v - learning_rate * gradient
+        lot = jax.random.uniform(draw, (copies, n))
+        chosen = jnp.sum(lot[:, None] < lot[:, :, None], axis=2) < batch  # (copies, n): the B smallest of a row
+        residuals = jnp.where(chosen, v @ inputs.T, 0)  # x_i·v of the batch, (copies, n)
+        v = v - learning_rate / batch * (residuals @ inputs)
         square = jnp.sum(v**2, axis=1)
         places = (
             (jnp.arange(copies, dtype=v.dtype) + jax.random.uniform(again, dtype=v.dtype)) / copies * jnp.sum(square)
@@ -145,9 +147,9 @@ def _simulated_growth(key, inputs, learning_rate, batch, copies, steps):
         chosen = jnp.minimum(jnp.searchsorted(jnp.cumsum(square), places), copies - 1)
         return (v / jnp.sqrt(square)[:, None])[chosen], jnp.log(jnp.mean(square))
 
-    start, *keys = jax.random.split(key, steps + 1)
-    v = jax.random.normal(start, (copies, d), inputs.dtype)
-    return jax.lax.scan(step, v / jnp.linalg.norm(v, axis=1, keepdims=True), jnp.stack(keys))[1]
+    keys = jax.random.split(key, steps + 1)
+    v = jax.random.normal(keys[0], (copies, d), inputs.dtype)
+    return jax.lax.scan(step, v / jnp.linalg.norm(v, axis=1, keepdims=True), keys[1:])[1]
 
 
 def gap(noise, *, learning_rate, alpha, beta):
