@@ -96,13 +96,8 @@ def test_the_gap_is_exact_with_the_maps_own_noise():
     """⟨y⟩ over a long orbit with noise, small and large, is that of the noise and the map's own fluctuations."""
     strengths = dict(learning_rate=0.02, alpha=1.0, beta=1.0)
     for noise in (5.0, 20.0):
-
-        def step(state, key, noise=noise):
-            x, y = reduced.reduced_step(*state, **strengths)
-            return (x - strengths["learning_rate"] * noise * jax.random.normal(key, x.shape), y), state
-
-        start = jnp.ones(200), jnp.zeros(200)
-        _, (x, y) = jax.lax.scan(step, start, jax.random.split(jax.random.key(0), 6000))
+        start, key = (jnp.ones(200), jnp.zeros(200)), jax.random.key(0)
+        x, y = reduced.iterate(*start, 6000, noise=noise, key=key, **strengths)
         x, y = np.asarray(x)[2000:], np.asarray(y)[2000:]
         total = noise**2 + sampling.own_noise(x, y, alpha=1.0, beta=1.0)
         np.testing.assert_allclose(y.mean(), sampling.gap(total**0.5, **strengths), rtol=0.03)  # of 200 orbits

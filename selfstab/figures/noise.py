@@ -83,6 +83,13 @@ def kernel(sizes, spectra):
     low = min(min(exact) for exact, *_ in spectra.values())
     ax.set_xticks(sizes, [str(size) for size in sizes])
     ax.minorticks_off()
+    ax.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
+    names = [
+        ("dots: exact", "edge"),
+        ("lines: noise kernel $K=1$", "edge"),
+        (r"dotted: trace, $2B/\mathrm{tr}H$", "edge"),
+    ]
+    color_key(ax, names, y=0.24, gap=0.09)
     ax.set(xlabel="batch size $B$", ylabel=r"threshold $/\,(2/S)$", ylim=(0.6 * low, 2), title="Two spectra, one $S$")
     return fig
 
