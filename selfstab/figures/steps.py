@@ -75,9 +75,9 @@ def warm_up(tried, curves):
     marks.set_title("Trains (dot) or not (cross)")
     for values, color in zip(curves.values(), shades.values()):
         loss.semilogy(np.where(np.isfinite(values), values, np.nan), color=color, linewidth=1)
-    color_key(loss, [*zip(curves, shades.values())], y=0.97, fontsize=8)
+    color_key(loss, [*zip(curves, shades.values())], y=0.97, gap=0.07, fontsize=8.5)
     shown = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
-    loss.set(xlabel="step", ylabel="training loss", title="Loss", ylim=(0.8 * shown.min(), 200 * values[0]))
+    loss.set(xlabel="step", ylabel="training loss", title="Loss", ylim=(0.8 * max(shown.min(), 1e-9), 100))
     return fig
 
 
@@ -102,7 +102,8 @@ def cubic(a, attractor, rising):
     for value, name, sign in zip(small_maps.PHASES.values(), names, signs):
         for panel in (tree, ax):
             panel.axvline(value, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-        write(tree, value - 0.008, 1.95, f"{sign}\n{name}", ha="right", va="top", fontsize=8)
+        side = dict(ha="right") if value == 2 else dict(ha="left")
+        write(tree, value + (-0.008 if value == 2 else 0.008), 1.95, f"{sign}\n{name}", va="top", fontsize=8, **side)
     ax.plot(a, rising, color=COLORS["gd"])
     ax.set(
         xlabel=r"$a=\eta S_{\min}/2$", ylabel="fraction of starts", title="Starts from which one step raises the loss"
@@ -122,7 +123,7 @@ def alignment(x, y, learning_rate):
     plane.plot(grid, small_maps.alignment_curve(grid), color=COLORS["constrained"], linewidth=2)
     write(plane, 0.98, 0.93, r"$q=\tanh(p)/p$", "constrained", frame="axes", ha="right", fontsize=10)
     plane.set(xlabel=r"$|p|=|xy|$", ylabel=r"$q=2/(\eta y^2)$", title="All starts fall on one curve")
-    ratio = small_maps.valley_sharpness(x, y) * learning_rate / 2
+    ratio = small_maps.valley_sharpness(x, y)[:600] * learning_rate / 2
     time.plot(np.arange(1, len(ratio) + 1), ratio, color=COLORS["gd"], linewidth=0.6, alpha=0.5)
     time.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
     end = small_maps.final_sharpness(learning_rate)
@@ -144,7 +145,7 @@ def product(theta, learning_rate):
         sharp.plot(steps, small_maps.solution_sharpness(solution(theta)) * unit, color=COLORS[color])
     sharp.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
     names = [("gradient flow's solution", "flow"), ("same ratios of weights", "single")]
-    color_key(sharp, names, y=0.95)
+    color_key(sharp, names, y=0.82)
     sharp.set(
         xlabel="step", ylabel=r"sharpness of the solution $/\,(2/\eta)$", title="The flow's solution only flattens"
     )

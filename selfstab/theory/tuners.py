@@ -28,6 +28,10 @@ from eoslib.position import Theta
 from eoslib.rules import GradientDescent, Rule
 
 
+#: Losses that a line search remembers.
+LONGEST_WINDOW = 10
+
+
 class Rate(NamedTuple):
     """What a rule without a past remembers."""
 
@@ -38,7 +42,7 @@ class Search(NamedTuple):
     """What a line search remembers."""
 
     rate: Float[Array, ""]  # η_t of the last step; the next trial starts above it
-    recent: Float[Array, " m"]  # the last losses, −∞ before the first step
+    recent: Float[Array, " m"]  # the last losses, newest first, −∞ before the first step
     trials: Int[Array, ""]  # losses evaluated in all
 
 
@@ -96,25 +100,33 @@ class LineSearch(Tuner):
     """Backtrack from ``growth``·(last η) by ``factor`` until L(θ − ηg) ≤ reference − c·η‖g‖²; a loss per trial.
 
     The reference is L(θ) for ``window`` 1 (Armijo), and otherwise the largest of the last losses, so many as
-    ``window``: the loss may rise (nonmonotone: Grippo, Lampariello and Lucidi 1986).
+    ``window``, at most :data:`LONGEST_WINDOW`: the loss may rise (nonmonotone: Grippo, Lampariello and Lucidi 1986).
+    All windows share one compiled program.
     """
 
     slope: Any = 0.1  # c, the fraction of the slope's decrease that is asked for
     growth: Any = 1.5
     factor: Any = 0.8
     first: Any = 1.0  # η from which the first step's trial grows
-    window: int = dataclasses.field(default=1, metadata={"static": True})
+    window: Any = 1
 
     def init(self, theta):
-        """Return the memory before the first step."""
-        recent = jnp.full(self.window, -jnp.inf, theta.dtype)
+        """Return the memory before the first step.
+
+        Raises:
+            ValueError: if the window is out of its range (traced values pass).
+        """
+        if not isinstance(self.window, jax.core.Tracer) and not 1 <= self.window <= LONGEST_WINDOW:
+            raise ValueError(f"window must lie in 1..{LONGEST_WINDOW}, got {self.window!r}")
+        recent = jnp.full(LONGEST_WINDOW, -jnp.inf, theta.dtype)
         return Search(jnp.asarray(self.first, theta.dtype), recent, jnp.zeros((), jnp.int32))
 
     def choose(self, objective, theta, memory, loss, gradient):
         """Return the first rate that is accepted, or the last of 100 trials."""
         dtype = memory.rate.dtype
         recent = jnp.roll(memory.recent, 1).at[0].set(loss.astype(dtype))
-        reference, square = jnp.max(recent), inner(gradient, gradient).astype(dtype)
+        reference = jnp.max(recent, where=jnp.arange(LONGEST_WINDOW) < self.window, initial=-jnp.inf)
+        square = inner(gradient, gradient).astype(dtype)
 
         def refused(carry):
             rate, count = carry
