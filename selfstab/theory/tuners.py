@@ -27,7 +27,6 @@ from eoslib.objective import Objective, inner, length
 from eoslib.position import Theta
 from eoslib.rules import GradientDescent, Rule
 
-
 #: Losses that a line search remembers.
 LONGEST_WINDOW = 10
 
