@@ -90,7 +90,7 @@ def cubic(a, attractor, rising):
         rising: Fraction of the bounded starts from which one step raises the loss, (n,).
     """
     fig, (tree, ax) = plt.subplots(2, 1, figsize=(7.6, 5), sharex=True, height_ratios=(2.2, 1))
-    tree.plot(a, attractor.T, ",", color=COLORS["gd"], alpha=0.5)
+    tree.plot(a, attractor.T, ".", markersize=0.7, color=COLORS["gd"], alpha=0.5, rasterized=True)
     inside = a[(a > 1) & (a < small_maps.PHASES["two-cycle"])]
     if len(inside):
         tree.plot(
