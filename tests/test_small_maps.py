@@ -55,6 +55,7 @@ def test_two_cycle(a):
     multiplier = np.prod(1 + a - 3 * a * x**2)
     np.testing.assert_allclose(multiplier, 9 - 2 * (1 + a) ** 2, atol=1e-11)
     assert abs(multiplier) < 1
+    np.testing.assert_allclose(a / 2 * np.mean(3 * x**2 - 1), (a + 3) / 4, rtol=1e-12)  # mean sharpness over the edge
     end = small_maps.cubic_orbit(x[0] + 1e-4, a, 2)[::2]
     assert abs(end[1] - x[0]) < 1e-4
 

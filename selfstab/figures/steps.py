@@ -93,9 +93,8 @@ def cubic(a, attractor, rising):
     tree.plot(a, attractor.T, ".", markersize=0.7, color=COLORS["gd"], alpha=0.5, rasterized=True)
     inside = a[(a > 1) & (a < small_maps.PHASES["two-cycle"])]
     if len(inside):
-        tree.plot(
-            inside, np.array([small_maps.two_cycle(each) for each in inside]), color=COLORS["constrained"], linewidth=1
-        )
+        cycle = np.array([small_maps.two_cycle(each) for each in inside])
+        tree.plot(inside, cycle, color=COLORS["constrained"], linewidth=1.8, zorder=5)
     names = ("loss can rise", "2-cycle", "4-cycle", "all diverge")
     signs = (r"$2\sqrt{2}-2$", "1", r"$\sqrt{5}-1$", "2")
     tree.set_ylim(-1.6, 2.0)
@@ -142,7 +141,8 @@ def product(theta, learning_rate):
     loss.set(xlabel="step", ylabel="loss", title="The loss rises and falls")
     unit = learning_rate / 2
     for solution, color in ((small_maps.ray_solution, "single"), (small_maps.flow_solution, "flow")):
-        sharp.plot(steps, small_maps.solution_sharpness(solution(theta)) * unit, color=COLORS[color])
+        width = 2.2 if color == "flow" else 1
+        sharp.plot(steps, small_maps.solution_sharpness(solution(theta)) * unit, color=COLORS[color], linewidth=width)
     sharp.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
     names = [("gradient flow's solution", "flow"), ("same ratios of weights", "single")]
     color_key(sharp, names, y=0.82)
