@@ -69,7 +69,8 @@
     { key: "steep", symbol: "1/q₀", name: "start, steepness over 2/η", low: 1.05, high: 2, step: 0.01 },
   ];
   const MAPS_BASE = { a: 1.1, x0: 0.4, eta: 0.125, p0: 0.3, steep: 1.4 };
-  const [MAPS_STEPS, VALLEY_STEPS] = [60, 400];
+  const MAPS_STEPS = 60;
+  const valleySteps = (eta) => Math.round(6 / (eta * eta)); // the way along the curve takes of the order 1/(3η²)
 
   const ICONS = {
     reset: "M3 3v10M13.5 3v10L5.5 8z", back: "M11.5 3v10L4.5 8z", play: "M4 2v12l10-6z", step: "M4.5 3v10l7-5z",
@@ -620,13 +621,14 @@
       this.refresh = oncePerFrame(() => this.showNow());
       this.live = announcer("lab-maps");
       this.sliders = MAPS.map((each) => control("lab-maps", each, (value) => this.change({ [each.key]: value })));
+      this.note = element("p", { class: "lab-note" });
       this.values = element("div", { class: "lab-values" });
-      const figures = [figure(this.boxes, "maps-tree", "Where it settles", "late x against a; dashed: the four thresholds"),
+      const figures = [figure(this.boxes, "maps-tree", "Where it settles", "late x against a, and four thresholds"),
         figure(this.boxes, "maps-orbit", "One number in time", "x by step, L = (x² − 1)²/4"),
         figure(this.boxes, "maps-plane", "Two factors", "|p| = |xy| against q = 2/(ηy²), L = log cosh(xy)"),
         figure(this.boxes, "maps-edge", "Its sharpness in time", "in units of 2/η, by step")];
       root.replaceChildren(element("div", { class: "lab-pictures" }, ...figures,
-        element("div", { class: "lab-controls" }, ...this.sliders.map(({ box }) => box))), this.values, this.live.node);
+        element("div", { class: "lab-controls" }, ...this.sliders.map(({ box }) => box))), this.note, this.values, this.live.node);
       const colour = palette(root);
       const looks = { "maps-tree": () => this.treeLook(), "maps-orbit": () => this.orbitLook(), "maps-plane": () => this.planeLook(),
         "maps-edge": () => this.edgeLook() };
@@ -641,7 +643,8 @@
     change(settings) {
       const { a, x0, ...rest } = Object.assign(this.settings, settings);
       this.orbit = dynamics.cubicOrbit(x0, a, 2000);
-      this.valley = dynamics.valleyOrbit(rest, VALLEY_STEPS);
+      this.last = valleySteps(rest.eta);
+      this.valley = dynamics.valleyOrbit(rest, this.last);
       MAPS.forEach(({ key }, i) => this.sliders[i].show(this.settings[key]));
       if (this.root.dataset.ready) this.live.say(this.describe());
       this.repaint(this.pictures.slice(1)); // what lies behind the diagram stays
@@ -669,7 +672,7 @@
 
     describe() {
       const { valley: { edge }, settings: { a, eta } } = this;
-      return `a = ${show(a)}: ${this.phase()}. Two factors end at ${show(edge[VALLEY_STEPS], 5)} of 2/η, ` +
+      return `a = ${show(a)}: ${this.phase()}. Two factors end at ${show(edge[this.last], 5)} of 2/η, ` +
         `predicted ${show(dynamics.finalSharpness(eta), 5)}.`;
     }
 
@@ -678,11 +681,11 @@
       const late = this.late();
       const cycle = dynamics.cubicCycle(a);
       const sharp = late.reduce((sum, x) => sum + (a * (3 * x * x - 1)) / 2, 0) / late.length;
-      const words = element("p", { class: "lab-note", id: "lab-maps-phase" }, this.describe());
-      this.values.replaceChildren(words, quantities("One number", "lab-maps", 5, [["low", "lowest late x", Math.min(...late)],
+      this.note.textContent = this.describe();
+      this.values.replaceChildren(quantities("One number", "lab-maps", 5, [["low", "lowest late x", Math.min(...late)],
         ["high", "highest late x", Math.max(...late)], ["cycle-low", "2-cycle, x₁", cycle ? cycle[0] : NaN],
         ["cycle-high", "2-cycle, x₂", cycle ? cycle[1] : NaN], ["mean", "mean of ηS/2", sharp]]),
-      quantities("Two factors", "lab-maps", 5, [["end", `ηS/2 after ${VALLEY_STEPS} steps`, edge[VALLEY_STEPS]],
+      quantities("Two factors", "lab-maps", 5, [["end", `ηS/2 after ${this.last} steps`, edge[this.last]],
         ["predicted", "1 − ¾η²", dynamics.finalSharpness(eta)],
         ["apart", "q − tanh(p)/p after 30 steps", q[30] - dynamics.alignmentCurve(p[30])]]));
       for (const picture of this.pictures) picture.paint();
@@ -726,7 +729,7 @@
         const curve = Array.from({ length: 101 }, (_, i) => (i * wide) / 100);
         pen.path(curve.map((each) => [each, dynamics.alignmentCurve(each)]), { stroke: "constrained", width: 2 });
         pen.path(p.map((each, t) => [Math.abs(each), q[t]]), { stroke: "gd", width: 1, alpha: 0.6 });
-        p.forEach((each, t) => pen.disc([Math.abs(each), q[t]], 2, { fill: "gd" }));
+        p.slice(0, 400).forEach((each, t) => pen.disc([Math.abs(each), q[t]], 2, { fill: "gd" }));
         pen.disc([Math.abs(p[0]), q[0]], 5.5, NOW);
       };
       return { x: [0, wide], y: [low, 1.08], xName: "|p|", yName: "q", behind, before: () => null };
@@ -734,7 +737,7 @@
 
     edgeLook() {
       const { valley: { edge }, settings: { eta } } = this;
-      const ends = [0, VALLEY_STEPS];
+      const ends = [0, this.last];
       const behind = (pen) => {
         pen.path(ends.map((t) => [t, 1]), THRESHOLD);
         pen.path(ends.map((t) => [t, dynamics.finalSharpness(eta)]), { stroke: "constrained", width: 1.4 });

@@ -472,6 +472,28 @@ def test_two_directions_by_keyboard(lab):
     assert not page.complaints.errors
 
 
+def test_small_maps_by_keyboard(lab):
+    """Each parameter changes the pictures of its own map, and its numbers are the library's; a phone fits."""
+    page = lab(viewport=PHONE)
+    page.wait_for_selector("#lab-maps[data-ready]")
+    one, two = ("maps-tree", "maps-orbit"), ("maps-plane", "maps-edge")
+    for key, pictures in dict(a=one, x0=one[1:], eta=two, p0=two, steep=two).items():
+        slider, before = page.locator(f"#lab-maps-{key}"), [ink(page, each) for each in pictures]
+        spoken = slider.get_attribute("aria-valuetext")
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowRight")
+        settle(page)
+        assert slider.get_attribute("aria-valuetext") != spoken, key
+        assert all(a != b for a, b in zip([ink(page, each) for each in pictures], before, strict=True)), key
+    value = lambda key: float(page.get_attribute(f"#lab-maps-{key}", "data-value"))  # noqa: E731
+    a = page.locator("#lab-maps-a").evaluate("(e) => e.valueAsNumber")
+    np.testing.assert_allclose([value("low"), value("high")], small_maps.two_cycle(a), rtol=1e-9)
+    assert value("end") == pytest.approx(value("predicted"), abs=1e-3)
+    assert page.locator("#lab-maps").evaluate("(e) => e.scrollWidth <= e.clientWidth")
+    assert not page.complaints.errors
+
+
 def test_without_scripts_there_is_a_figure_and_a_word(browser, site):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
