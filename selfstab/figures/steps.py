@@ -122,7 +122,7 @@ def alignment(x, y, learning_rate):
     plane.plot(grid, small_maps.alignment_curve(grid), color=COLORS["constrained"], linewidth=2)
     write(plane, 0.98, 0.93, r"$q=\tanh(p)/p$", "constrained", frame="axes", ha="right", fontsize=10)
     plane.set(xlabel=r"$|p|=|xy|$", ylabel=r"$q=2/(\eta y^2)$", title="All starts fall on one curve")
-    ratio = small_maps.valley_sharpness(x, y)[:600] * learning_rate / 2
+    ratio = small_maps.valley_sharpness(x, y) * learning_rate / 2
     time.plot(np.arange(1, len(ratio) + 1), ratio, color=COLORS["gd"], linewidth=0.6, alpha=0.5)
     time.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
     end = small_maps.final_sharpness(learning_rate)
