@@ -4,6 +4,7 @@
  * formula.  x is the displacement along the leading eigenvector u, y the excess of the sharpness over 2/η at x = 0.  The same map is
  * `selfstab.theory.reduced.reduced_step`; a test compares the two.  Two directions, `pairStep`, are
  * `selfstab.theory.matrix.step` with k = 2; symmetric matrices M are written (M₁₁, √2 M₁₂, M₂₂), as by its `svec`.
+ * The maps small enough to solve, `cubic…` and `valley…`, are those of `selfstab.theory.small_maps`.
  */
 const EosDynamics = (function () {
   "use strict";
@@ -165,6 +166,55 @@ const EosDynamics = (function () {
     sigma: [2, 0, 2 * Math.max(second, 0)],
   });
 
-  return { pairStep, pairIterate, pairTop, pairProblem, step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, reach, threshold, conserved, stages, peak, restPoint, smallPeriod };
+  /** Where the phases of the cubic map end, in a = ηS_min/2. */
+  const cubicPhases = { monotone: 2 * root2 - 2, minimum: 1, cycle: Math.sqrt(5) - 1, bounded: 2 };
+
+  /** Gradient descent on (x² − 1)²/4 with η = a. */
+  const cubicStep = (x, a) => x * (1 + a - a * x * x);
+
+  /** x after 0, 1, …, steps steps; ends early, before |x| exceeds 1e6. */
+  function cubicOrbit(x, a, steps) {
+    const path = [x];
+    for (let t = 0; t < steps && Math.abs(x = cubicStep(x, a)) <= 1e6; t += 1) path.push(x);
+    return path;
+  }
+
+  /** The positive 2-cycle, x₁x₂ = 1/a and (x₁ + x₂)² = 1 + 3/a; null for a ≤ 1. */
+  function cubicCycle(a) {
+    if (!(a > 1)) return null;
+    const [total, apart] = [Math.sqrt(1 + 3 / a), Math.sqrt(1 - 1 / a)];
+    return [(total - apart) / 2, (total + apart) / 2];
+  }
+
+  /** Gradient descent on log cosh(xy). */
+  function valleyStep([x, y], eta) {
+    const force = eta * Math.tanh(x * y);
+    return [x - force * y, y - force * x];
+  }
+
+  /** From p = xy and the steepness ηy²/2 in units of the edge: arrays p, q = 2/(ηy²) and ηS/2, the start first. */
+  function valleyOrbit({ eta, p0, steep }, steps) {
+    const [p, q, edge] = [[], [], []];
+    const y0 = Math.sqrt((2 * steep) / eta);
+    for (let t = 0, at = [p0 / y0, y0]; t <= steps; t += 1, at = valleyStep(at, eta)) {
+      p.push(at[0] * at[1]);
+      q.push(2 / (eta * at[1] * at[1]));
+      edge.push((eta * valleySharpness(at)) / 2);
+    }
+    return { p, q, edge };
+  }
+
+  /** The largest eigenvalue of the Hessian of log cosh(xy). */
+  function valleySharpness([x, y]) {
+    const [p, curved] = [x * y, 1 / Math.cosh(x * y) ** 2];
+    const [along, across, mixed] = [curved * y * y, curved * x * x, curved * p + Math.tanh(p)];
+    return (along + across) / 2 + Math.hypot((along - across) / 2, mixed);
+  }
+
+  /** tanh(p)/p, the curve on which all starts fall, and 1 − ¾η², the ηS/2 at which they end. */
+  const alignmentCurve = (p) => (Math.abs(p) < 1e-8 ? 1 : Math.tanh(p) / p);
+  const finalSharpness = (eta) => 1 - 0.75 * eta * eta;
+
+  return { cubicPhases, cubicStep, cubicOrbit, cubicCycle, valleyStep, valleyOrbit, valleySharpness, alignmentCurve, finalSharpness, pairStep, pairIterate, pairTop, pairProblem, step, iterate, radius, lengthUnit, epsilon, sharpness, floor, loss, reach, threshold, conserved, stages, peak, restPoint, smallPeriod };
 })();
 if (typeof module === "object") module.exports = EosDynamics;

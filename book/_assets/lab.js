@@ -60,6 +60,18 @@
   const PAIR_BASE = { eta: 0.05, coupling: 1.4, second: 0.6, damping: 0.005, z0: [0.5, 0.3] };
   const PAIR_STEPS = 4000;
 
+  // Maps small enough to solve: the cubic map of (x² − 1)²/4 and gradient descent on log cosh(xy)
+  const MAPS = [
+    { key: "a", symbol: "a", name: "step size ηS_min/2, one number", low: 0.5, high: 2.05, step: 0.005 },
+    { key: "x0", symbol: "x₀", name: "start", low: 0.05, high: 1.4, step: 0.01 },
+    { key: "eta", symbol: "η", name: "step size, two factors", low: 0.03, high: 0.3, log: true },
+    { key: "p0", symbol: "p₀", name: "start, xy", low: 0.02, high: 2, log: true },
+    { key: "steep", symbol: "1/q₀", name: "start, steepness over 2/η", low: 1.05, high: 2, step: 0.01 },
+  ];
+  const MAPS_BASE = { a: 1.1, x0: 0.4, eta: 0.125, p0: 0.3, steep: 1.4 };
+  const MAPS_STEPS = 60;
+  const valleySteps = (eta) => Math.round(6 / (eta * eta)); // the way along the curve takes of the order 1/(3η²)
+
   const ICONS = {
     reset: "M3 3v10M13.5 3v10L5.5 8z", back: "M11.5 3v10L4.5 8z", play: "M4 2v12l10-6z", step: "M4.5 3v10l7-5z",
     pause: "M3.5 2.5h3.4v11H3.5zM9.1 2.5h3.4v11H9.1z", next: "M2.5 3v10l6-5zM8.5 3v10l6-5z",
@@ -602,7 +614,142 @@
     }
   }
 
-  const [root, pair] = ["lab", "lab-pair"].map((id) => document.getElementById(id));
+  /** Maps small enough to solve: a bifurcation diagram with the present orbit, and the plane in which all starts align. */
+  class MapsLab {
+    constructor(root) {
+      Object.assign(this, { root, settings: { ...MAPS_BASE }, boxes: {} });
+      this.refresh = oncePerFrame(() => this.showNow());
+      this.live = announcer("lab-maps");
+      this.sliders = MAPS.map((each) => control("lab-maps", each, (value) => this.change({ [each.key]: value })));
+      this.note = element("p", { class: "lab-note" });
+      this.values = element("div", { class: "lab-values" });
+      const figures = [figure(this.boxes, "maps-tree", "Where it settles", "late x against a, and four thresholds"),
+        figure(this.boxes, "maps-orbit", "One number in time", "x by step, L = (x² − 1)²/4"),
+        figure(this.boxes, "maps-plane", "Two factors", "|p| = |xy| against q = 2/(ηy²), L = log cosh(xy)"),
+        figure(this.boxes, "maps-edge", "Its sharpness in time", "in units of 2/η, by step")];
+      root.replaceChildren(element("div", { class: "lab-pictures" }, ...figures,
+        element("div", { class: "lab-controls" }, ...this.sliders.map(({ box }) => box))), this.note, this.values, this.live.node);
+      const colour = palette(root);
+      const looks = { "maps-tree": () => this.treeLook(), "maps-orbit": () => this.orbitLook(), "maps-plane": () => this.planeLook(),
+        "maps-edge": () => this.edgeLook() };
+      this.pictures = Object.entries(looks).map(([id, look]) => new window.EosPicture(this.boxes[id], colour, look));
+      restyled(root, () => this.repaint(this.pictures));
+      this.change({});
+      this.repaint(this.pictures);
+      root.setAttribute("data-ready", "true");
+    }
+
+    /** Compute both orbits with some settings changed. */
+    change(settings) {
+      const { a, x0, ...rest } = Object.assign(this.settings, settings);
+      this.orbit = dynamics.cubicOrbit(x0, a, 2000);
+      this.last = valleySteps(rest.eta);
+      this.valley = dynamics.valleyOrbit(rest, this.last);
+      MAPS.forEach(({ key }, i) => this.sliders[i].show(this.settings[key]));
+      if (this.root.dataset.ready) this.live.say(this.describe());
+      this.repaint(this.pictures.slice(1)); // what lies behind the diagram stays
+    }
+
+    repaint(pictures) {
+      for (const picture of pictures) picture.stale = true;
+      this.refresh();
+    }
+
+    /** The last iterates, none if the orbit diverges. */
+    late() {
+      return this.orbit.length > 2000 ? this.orbit.slice(-64) : [];
+    }
+
+    phase() {
+      const { settings: { a } } = this;
+      const { monotone, minimum, cycle, bounded } = dynamics.cubicPhases;
+      if (this.orbit.length <= 2000) return "diverges";
+      if (a > bounded) return "almost all starts diverge";
+      if (a > cycle) return "cycles of four and more, or chaos";
+      if (a > minimum) return "2-cycle";
+      return a > monotone ? "settles; the loss can rise on the way" : "settles; the loss always falls";
+    }
+
+    describe() {
+      const { valley: { edge }, settings: { a, eta } } = this;
+      return `a = ${show(a)}: ${this.phase()}. Two factors end at ${show(edge[this.last], 5)} of 2/η, ` +
+        `predicted ${show(dynamics.finalSharpness(eta), 5)}.`;
+    }
+
+    showNow() {
+      const { settings: { a, eta }, valley: { p, q, edge } } = this;
+      const late = this.late();
+      const cycle = dynamics.cubicCycle(a);
+      const sharp = late.reduce((sum, x) => sum + (a * (3 * x * x - 1)) / 2, 0) / late.length;
+      this.note.textContent = this.describe();
+      this.values.replaceChildren(quantities("One number", "lab-maps", 5, [["low", "lowest late x", Math.min(...late)],
+        ["high", "highest late x", Math.max(...late)], ["cycle-low", "2-cycle, x₁", cycle ? cycle[0] : NaN],
+        ["cycle-high", "2-cycle, x₂", cycle ? cycle[1] : NaN], ["mean", "mean of ηS/2", sharp]]),
+      quantities("Two factors", "lab-maps", 5, [["end", `ηS/2 after ${this.last} steps`, edge[this.last]],
+        ["predicted", "1 − ¾η²", dynamics.finalSharpness(eta)],
+        ["apart", "q − tanh(p)/p after 30 steps", q[30] - dynamics.alignmentCurve(p[30])]]));
+      for (const picture of this.pictures) picture.paint();
+      for (const [id, words] of [["tree", "Bifurcation diagram"], ["orbit", "Orbit of one number"], ["plane", "Plane of p and q"],
+        ["edge", "Sharpness of two factors"]]) this.boxes[`maps-${id}`].setAttribute("aria-label", `${words}. ${this.describe()}`);
+    }
+
+    treeLook() {
+      const range = [-1.6, 1.7];
+      const behind = (pen) => {
+        for (let a = 0.5; a <= 2; a += 0.004)
+          for (const x of dynamics.cubicOrbit(0.9, a, 600).slice(560)) pen.disc([a, x], 0.5, { fill: "gd", alpha: 0.5 });
+        for (const a of Object.values(dynamics.cubicPhases)) pen.path(range.map((x) => [a, x]), THRESHOLD);
+      };
+      const before = (pen) => {
+        const { a } = this.settings;
+        pen.path(range.map((x) => [a, x]), { stroke: "ink", width: 1 });
+        for (const x of this.late()) pen.disc([a, x], 4, NOW);
+        for (const x of dynamics.cubicCycle(a) ?? []) pen.disc([a, x], 6, { stroke: "constrained", width: 2 });
+      };
+      return { x: [0.5, 2.06], y: range, xName: "a = ηS_min/2", yName: "x", behind, before };
+    }
+
+    orbitLook() {
+      const points = this.orbit.slice(0, MAPS_STEPS + 1).map((x, t) => [t, clamp(x, -3, 3)]);
+      const top = Math.max(1.3, 1.1 * largest(points.map(([, x]) => x)));
+      const low = points.some(([, x]) => x < 0) ? -top : 0;
+      const behind = (pen) => {
+        for (const x of dynamics.cubicCycle(this.settings.a) ?? [1]) pen.path([[0, x], [MAPS_STEPS, x]], { stroke: "constrained", width: 1.2 });
+        pen.path(points, { stroke: "gd", width: 1, alpha: 0.6 });
+        for (const point of points) pen.disc(point, 2.5, { fill: "gd" });
+      };
+      return { x: [0, MAPS_STEPS], y: [low, top], xName: "step t", yName: "x", behind, before: () => null };
+    }
+
+    planeLook() {
+      const { valley: { p, q } } = this;
+      const wide = Math.max(1, 1.1 * largest(p));
+      const low = 0.95 * Math.min(...q, dynamics.alignmentCurve(wide));
+      const behind = (pen) => {
+        const curve = Array.from({ length: 101 }, (_, i) => (i * wide) / 100);
+        pen.path(curve.map((each) => [each, dynamics.alignmentCurve(each)]), { stroke: "constrained", width: 2 });
+        pen.path(p.map((each, t) => [Math.abs(each), q[t]]), { stroke: "gd", width: 1, alpha: 0.6 });
+        p.slice(0, 400).forEach((each, t) => pen.disc([Math.abs(each), q[t]], 2, { fill: "gd" }));
+        pen.disc([Math.abs(p[0]), q[0]], 5.5, NOW);
+      };
+      return { x: [0, wide], y: [low, 1.08], xName: "|p|", yName: "q", behind, before: () => null };
+    }
+
+    edgeLook() {
+      const { valley: { edge }, settings: { eta } } = this;
+      const ends = [0, this.last];
+      const behind = (pen) => {
+        pen.path(ends.map((t) => [t, 1]), THRESHOLD);
+        pen.path(ends.map((t) => [t, dynamics.finalSharpness(eta)]), { stroke: "constrained", width: 1.4 });
+        pen.path(edge.map((value, t) => [t, value]), { stroke: "gd", width: 1.6 });
+      };
+      const range = [0.95 * Math.min(...edge), 1.05 * Math.max(1, ...edge)];
+      return { x: ends, y: range, xName: "step t", yName: "ηS/2", behind, before: () => null };
+    }
+  }
+
+  const [root, pair, maps] = ["lab", "lab-pair", "lab-maps"].map((id) => document.getElementById(id));
   if (root) window.eosLab = new Lab(root);
   if (pair) window.eosPairLab = new PairLab(pair);
+  if (maps) window.eosMapsLab = new MapsLab(maps);
 })();

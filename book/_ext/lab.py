@@ -1,8 +1,9 @@
 """The self-stabilization lab's place in the book: its scripts on its page only, and a still figure that needs none.
 
-Directives: ``{lab}`` and ``{lab-pair}`` (the interactive parts, of one direction and of two, with words for readers
-without scripts) and ``{lab-still}`` (the four stages of the toy loss, iterated by :mod:`selfstab.theory.reduced`
-when the book is built and drawn as inline SVG, so that paper, both themes and screen readers get it).
+Directives: ``{lab}``, ``{lab-pair}`` and ``{lab-maps}`` (the interactive parts, of one direction, of two, and of losses
+small enough to solve, with words for readers without scripts), and ``{lab-still}`` (the four stages of the toy loss,
+iterated by :mod:`selfstab.theory.reduced` when the book is built and drawn as inline SVG, so that paper, both themes
+and screen readers get it).
 """
 
 from __future__ import annotations
@@ -133,15 +134,16 @@ def still_svg() -> str:
 
 
 class LabDirective(SphinxDirective):
-    """Where the lab goes: of one direction, or, as ``lab-pair``, of two."""
+    """Where the lab goes: of one direction, of two (``lab-pair``), or of maps small enough to solve (``lab-maps``)."""
 
     def run(self) -> list[nodes.Node]:
         words = (
             "This page is interactive and needs scripts, which are switched off here. The still figure further down "
             "shows the four stages, and the text says how to read them."
         )
-        if self.name == "lab-pair":
-            words = "The map of two directions is interactive too and needs scripts."
+        if self.name != "lab":
+            part = {"lab-pair": "map of two directions", "lab-maps": "part on maps small enough to solve"}[self.name]
+            words = f"The {part} is interactive too and needs scripts."
         return [
             nodes.raw(
                 "",
@@ -181,6 +183,7 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
 def setup(app: Sphinx) -> dict:
     app.add_directive("lab", LabDirective)
     app.add_directive("lab-pair", LabDirective)
+    app.add_directive("lab-maps", LabDirective)
     app.add_directive("lab-still", StillDirective)
     app.connect("html-page-context", add_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

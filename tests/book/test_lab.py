@@ -15,7 +15,7 @@ import pytest
 from browsing import DESKTOP, PATIENCE, PHONE, settle
 
 from selfstab.page.style import STAGES
-from selfstab.theory import matrix, reduced
+from selfstab.theory import matrix, reduced, small_maps
 
 ASSETS = Path(__file__).resolve().parents[2] / "book" / "_assets"
 
@@ -162,6 +162,43 @@ def test_stages_have_the_tints_of_the_figures():
 
 
 PAIR = dict(eta=0.05, coupling=1.4, second=0.6, damping=0.005, z0=[0.5, 0.3])
+
+
+@pytest.mark.parametrize(("x0", "a"), [(0.4, 0.8), (1.3, 1.1), (0.9, 1.3), (-0.7, 1.9)])
+def test_cubic_map_equals_the_library(compute, x0, a):
+    """Twelve steps: in chaos each doubles the error of rounding or more, by less than seven decades in all."""
+    np.testing.assert_allclose(compute("cubicOrbit", x0, a, 12), small_maps.cubic_orbit(x0, a, 12), atol=1e-9)
+    np.testing.assert_allclose(compute("cubicStep", x0, a), small_maps.cubic_step(x0, a), rtol=1e-14)
+    if a > 1:
+        np.testing.assert_allclose(compute("cubicCycle", a), small_maps.two_cycle(a), rtol=1e-14)
+
+
+def test_diverging_cubic_orbit_ends(compute):
+    told = compute("cubicOrbit", 2.0, 1.5, 2000)
+    assert 1 < len(told) < 20
+    assert np.all(np.abs(told) <= 1e6)
+
+
+@pytest.mark.parametrize(("eta", "p0", "steep"), [(0.125, 0.3, 1.4), (0.3, 2.0, 1.05), (0.03, 0.02, 2.0)])
+def test_valley_equals_the_library(compute, eta, p0, steep):
+    told = compute("valleyOrbit", {"eta": eta, "p0": p0, "steep": steep}, 400)
+    y0 = (2 * steep / eta) ** 0.5
+    x, y = small_maps.valley_orbit(p0 / y0, y0, eta, 400)
+    p, q = small_maps.aligned(x, y, eta)
+    np.testing.assert_allclose(told["p"], p, atol=1e-9)
+    np.testing.assert_allclose(told["q"], q, rtol=1e-9)
+    np.testing.assert_allclose(told["edge"], small_maps.valley_sharpness(x, y) * eta / 2, rtol=1e-9)
+    assert compute("finalSharpness", eta) == small_maps.final_sharpness(eta)
+    curve = [compute("alignmentCurve", each) for each in (0.0, 0.3, -2.0)]
+    np.testing.assert_allclose(curve, small_maps.alignment_curve(np.array([0.0, 0.3, -2.0])), rtol=1e-14)
+
+
+def test_phases_of_the_cubic_map_are_the_library_s():
+    source = (ASSETS / "lab-dynamics.js").read_text(encoding="utf-8")
+    written = re.search(r"cubicPhases = \{(.*?)\}", source).group(1)
+    values = {"2 * root2 - 2": 2 * 2**0.5 - 2, "1": 1.0, "Math.sqrt(5) - 1": 5**0.5 - 1, "2": 2.0}
+    told = [values[part.split(": ")[1].strip()] for part in written.split(",")]
+    np.testing.assert_allclose(told, [*small_maps.PHASES.values()], rtol=1e-15)
 
 
 def pair_problem(compute, **changed) -> tuple[dict, dict]:
@@ -432,6 +469,28 @@ def test_two_directions_by_keyboard(lab):
         assert page.get_attribute("#lab-pair-apart", "data-value") != apart, key
         assert all(a != b for a, b in zip(after, before, strict=True)), key
     assert page.locator("#lab-pair").evaluate("(e) => e.scrollWidth <= e.clientWidth")
+    assert not page.complaints.errors
+
+
+def test_small_maps_by_keyboard(lab):
+    """Each parameter changes the pictures of its own map, and its numbers are the library's; a phone fits."""
+    page = lab(viewport=PHONE)
+    page.wait_for_selector("#lab-maps[data-ready]")
+    one, two = ("maps-tree", "maps-orbit"), ("maps-plane", "maps-edge")
+    for key, pictures in dict(a=one, x0=one[1:], eta=two, p0=two, steep=two).items():
+        slider, before = page.locator(f"#lab-maps-{key}"), [ink(page, each) for each in pictures]
+        spoken = slider.get_attribute("aria-valuetext")
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowRight")
+        settle(page)
+        assert slider.get_attribute("aria-valuetext") != spoken, key
+        assert all(a != b for a, b in zip([ink(page, each) for each in pictures], before, strict=True)), key
+    value = lambda key: float(page.get_attribute(f"#lab-maps-{key}", "data-value"))  # noqa: E731
+    a = page.locator("#lab-maps-a").evaluate("(e) => e.valueAsNumber")
+    np.testing.assert_allclose([value("low"), value("high")], small_maps.two_cycle(a), rtol=1e-9)
+    assert value("end") == pytest.approx(value("predicted"), abs=1e-3)
+    assert page.locator("#lab-maps").evaluate("(e) => e.scrollWidth <= e.clientWidth")
     assert not page.complaints.errors
 
 
