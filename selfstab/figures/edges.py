@@ -23,22 +23,24 @@ SHADES = (COLORS["central"], COLORS["generalized"], COLORS["single"])
 MOMENTA = (COLORS["gd"], RATES[1], "#8C510A", COLORS["generalized"], COLORS["single"])
 
 
-def roots(growth, edges):
+def roots(growth, thresholds):
     """Draw the factor by which a deviation grows in a step on a parabola, with each rule's edge.
 
     Args:
         growth: By rule, two series (n,): ηS, and the largest modulus of a root there.
-        edges: By rule, η times its edge.
+        thresholds: By rule, η times its edge.
     """
     fig, ax = plt.subplots(figsize=(7.2, 3.5))
     ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.9)
-    for row, (name, (s, size)) in enumerate(growth.items()):
+    for name, (s, size) in growth.items():
         ax.plot(s, size, color=OPTIMIZERS[name])
-        ax.plot(edges[name], 1, "o", color=OPTIMIZERS[name], markersize=7, zorder=5)
-        write(ax, edges[name], 1.06 + 0.07 * (row % 2), f"{edges[name]:.3g}", OPTIMIZERS[name], ha="center")
+        ax.plot(thresholds[name], 1, "o", color=OPTIMIZERS[name], markersize=7, zorder=5)
+        side = -1 if name == "gradient descent" else 1  # away from the steep curves
+        place = thresholds[name] / 1.07**side
+        write(ax, place, 1.05, f"{thresholds[name]:.3g}", OPTIMIZERS[name], ha="right" if side > 0 else "left")
     ax.set(xscale="log", ylim=(0, 1.5), xlabel=r"$\eta S$, curvature in units of $1/\eta$")
     ax.set(ylabel="growth per step, largest $|z|$")
-    color_key(ax, [(name, OPTIMIZERS[name]) for name in growth], x=0.16, y=0.5, gap=0.09)
+    color_key(ax, [(name, OPTIMIZERS[name]) for name in growth], y=0.5, gap=0.09)
     return fig
 
 
@@ -127,7 +129,8 @@ def prolonged(tracks, measured, small):
     for momentum, (time, size) in tracks.items():
         left.plot(time, size, color=colors[momentum], label=rf"$\mu={momentum:g}$")
     left.set(xlabel=r"slow time $\varepsilon\,t$", ylabel=r"$|x|/\delta$", title="The same cycle, growing faster")
-    left.legend(fontsize=8.5, loc="upper left")
+    left.legend(fontsize=8.5, loc="upper left", ncols=len(tracks))
+    left.set_ylim(0, 1.2 * max(size.max() for _, size in tracks.values()))
     grid = np.linspace(0, max(measured) + 0.03, 200)
     right.semilogy(grid, (1 + grid) / (1 - grid), color=COLORS["edge"], linestyle="--", linewidth=1)
     right.semilogy(grid, 1 / (1 - grid), color="#999999", linestyle=":", linewidth=1.2)
