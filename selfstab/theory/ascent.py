@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 
-def bounce(sharpness: ArrayLike, *, learning_rate: ArrayLike, radius: ArrayLike) -> np.ndarray:
+def bounce(sharpness: ArrayLike, *, learning_rate: ArrayLike, radius: ArrayLike) -> np.ndarray | np.floating:
     """Return |x| = ηρS/(2 − ηS), a length, at which a SAM step leads from x to −x on a parabola of curvature S.
 
     Raises:
@@ -41,7 +41,8 @@ def drift(
 ) -> np.ndarray:
     """Return the change of the sharpness in each of some SAM steps from the minimum, (steps,), a curvature.
 
-    S_{t+1} − S_t = −(η/2)(|x| + ρ)² Σ_i β_i² r_i^t: where λ_i = 0 the floor never pulls back and r_i is 1.
+    S_{t+1} − S_t = −(η/2)(|x| + ρ)² Σ_i β_i² f_i r_i^t: where λ_i = 0 the floor never pulls back, and r_i and f_i are
+    1.  f_i = 1 + (λ_i/S)·ρ|x|/(|x| + ρ)² is the ascent's part in the push: it follows the gradient ½x²β_i, too.
 
     Args:
         curvatures: λ_i of the Hessian across u (m,); one entry may stand for several directions of one curvature.
@@ -52,5 +53,6 @@ def drift(
         reach: |x| + ρ, a length.
     """
     kept = retained(curvatures, sharpness=sharpness, learning_rate=learning_rate)
-    fading = (np.asarray(squares, float) * kept ** np.arange(steps)[:, None]).sum(axis=1)
-    return -learning_rate / 2 * reach**2 * fading
+    product = learning_rate * sharpness
+    push = np.asarray(squares, float) * (1 + np.asarray(curvatures, float) / sharpness * product * (2 - product) / 4)
+    return -learning_rate / 2 * reach**2 * (push * kept ** np.arange(steps)[:, None]).sum(axis=1)
