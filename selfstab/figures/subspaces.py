@@ -26,7 +26,7 @@ def four(runs, edge):
         edge: 2/η, a curvature.
     """
     fig, (loss, sharp) = plt.subplots(1, 2, figsize=(8.2, 3.5))
-    for name, (color, words) in RUNS.items():
+    for name, (color, _) in RUNS.items():
         loss.plot(runs[name]["loss"], color=color, linewidth=1.2)
         sharp.plot(runs[name]["sharpness"] / edge, color=color, linewidth=1.2)
     sharp.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
@@ -104,7 +104,7 @@ def taylor(runs, edge):
     """
     fig, ax = plt.subplots(figsize=(6.6, 3.4))
     shades = (RATES[1], RATES[2], COLORS["gd"])
-    for (name, sharpness), color in zip(runs.items(), shades, strict=True):
+    for sharpness, color in zip(runs.values(), shades, strict=True):
         ax.plot(sharpness / edge, color=color, linewidth=1.1)
     ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
     color_key(ax, list(zip(runs, shades, strict=True)), x=0.99, y=0.55)
