@@ -30,7 +30,7 @@ def four(runs, edge):
         loss.plot(runs[name]["loss"], color=color, linewidth=1.2)
         sharp.plot(runs[name]["sharpness"] / edge, color=color, linewidth=1.2)
     sharp.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-    color_key(sharp, [(words, color) for color, words in RUNS.values()], x=0.62, y=0.95)
+    color_key(sharp, [(words, color) for color, words in RUNS.values()], y=0.6)
     loss.set(xlabel=AFTER_START, ylabel="training loss", title="Loss")
     sharp.set(xlabel=AFTER_START, ylabel=r"$S\,/\,(2/\eta)$", title="Sharpness")
     return fig
@@ -54,7 +54,7 @@ def bulk(bulk, edge):
     rise.set(xlabel=AFTER_START, ylabel=r"$S\,/\,(2/\eta)$", title="It sharpens at the rate $\\eta\\alpha$")
     second.plot(bulk["second"] / edge, color=color, linewidth=1.2)
     second.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-    second.set(xlabel=AFTER_START, ylabel=r"$\lambda_2\,/\,(2/\eta)$", title="and meets an edge of its own")
+    second.set(xlabel=AFTER_START, ylabel=r"$\lambda_2\,/\,(2/\eta)$", title="It meets an edge of its own")
     return fig
 
 
@@ -72,7 +72,7 @@ def turns(before, edge):
         line = np.array([-reach, reach])
         ax.plot(line, sign * line, color=COLORS["edge"], linewidth=0.8, linestyle="--")
         ax.plot(one, following, ".", color=color, markersize=3, alpha=0.5)
-        write(ax, 0.5, 0.93, f"dashed: slope {sign:+d}", frame="axes", ha="center", fontsize=8.5)
+        write(ax, 0.5, 0.93, f"dashed: slope {'+' if sign > 0 else '−'}1", frame="axes", ha="center", fontsize=8.5)
         ax.set(xlabel=r"$\Delta\ell_i$ in a step", title=title, xlim=(-reach, reach), ylim=(-reach, reach))
         ax.ticklabel_format(scilimits=(-2, 2))
     axes[0].set_ylabel(r"$\Delta\ell_i$ in the next step")
@@ -91,7 +91,7 @@ def images(pictures, slopes):
             ax.imshow(pictures[i], interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-            ax.set_xlabel(f"{slopes[i]:.0f}", fontsize=8, labelpad=1.5)
+            ax.set_xlabel(f"{slopes[i]:.0f}".replace("-", "−"), fontsize=8, labelpad=1.5)
         axes[row, 0].set_ylabel(words, fontsize=9)
     fig.suptitle(r"slope $u\cdot\nabla f_i$ of the output", x=0.01, ha="left", fontsize=10, fontweight="bold")
     return fig
@@ -100,13 +100,14 @@ def images(pictures, slopes):
 def taylor(runs, edge):
     """Draw the sharpness of Taylor models of the network and of the network itself.
 
-    ``runs`` holds by name the sharpness (T,); ``edge`` is 2/η, a curvature.
+    ``runs`` holds by name the sharpness (T,), NaN where it was not measured; ``edge`` is 2/η, a curvature.
     """
     fig, ax = plt.subplots(figsize=(6.6, 3.4))
     shades = (RATES[1], RATES[2], COLORS["gd"])
     for sharpness, color in zip(runs.values(), shades, strict=True):
-        ax.plot(sharpness / edge, color=color, linewidth=1.1)
+        measured = np.flatnonzero(np.isfinite(sharpness))
+        ax.plot(measured, sharpness[measured] / edge, color=color, linewidth=1.1)
     ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-    color_key(ax, list(zip(runs, shades, strict=True)), x=0.99, y=0.55)
+    color_key(ax, list(zip(runs, shades, strict=True)), x=0.99, y=0.3)
     ax.set(xlabel="step of training", ylabel=r"$S\,/\,(2/\eta)$", title="Order two sharpens up to the edge")
     return fig
