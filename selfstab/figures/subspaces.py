@@ -108,6 +108,6 @@ def taylor(runs, edge):
         measured = np.flatnonzero(np.isfinite(sharpness))
         ax.plot(measured, sharpness[measured] / edge, color=color, linewidth=1.1)
     ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-    color_key(ax, list(zip(runs, shades, strict=True)), x=0.99, y=0.3)
+    color_key(ax, list(zip(runs, shades, strict=True)), x=0.19, y=0.93)
     ax.set(xlabel="step of training", ylabel=r"$S\,/\,(2/\eta)$", title="Order two sharpens up to the edge")
     return fig
