@@ -38,7 +38,7 @@
   root.replaceChildren(group("lit-bar", "Show works by relation", ...chips.values()),
     element("div", { class: "lit-frame" }, stage, panel),
     element("p", { class: "lit-help", id: "lit-help" },
-      "Click the graph once and the wheel zooms it; arrow keys move it, + and − zoom. Escape gives the page its wheel back."));
+      "A dark rim marks a work that a chapter of this book measures. Click the graph once and the wheel zooms it; arrow keys move it, + and − zoom. Escape gives the page its wheel back."));
 
   // -------------------------------------------------------------------------------------------------------- graph
   const tall = () => stage.clientHeight > stage.clientWidth;
@@ -53,7 +53,8 @@
   const nodeLook = (work) => {
     const [token, shape] = KINDS[work.relation];
     const main = colour(token);
-    const [rim, inside, borderWidth] = work.relation === "theme" ? [main, colour("paper"), 2] : [colour("paper"), main, 1.5];
+    const [plain, inside, width] = work.relation === "theme" ? [main, colour("paper"), 2] : [colour("paper"), main, 1.5];
+    const [rim, borderWidth] = work.measured.length ? [colour("ink"), 3] : [plain, width];
     return {
       shape, borderWidth, size: work.id === chosen ? 13 : 9, opacity: dimmed(work) ? 0.15 : 1,
       color: surface(main, rim, colour("ink"), inside),
@@ -132,6 +133,11 @@
     if (work.relation) {
       links.before(line("told", element("span", { class: `lit-relation lit-${work.relation}` }, data.relations[work.relation]),
         ` ${work.sentence}`));
+      if (work.measured.length) {
+        const chapters = work.measured.flatMap(({ title, page, count, claims }, i) => [i ? ", " : "",
+          element("a", { href: page }, title), " (", element("a", { href: claims }, `${count} claim${count === 1 ? "" : "s"}`), ")"]);
+        links.before(line("measured", "Measured here: ", ...chapters, "."));
+      }
       links.append(element("a", { href: `#${work.id}` }, "Find it in the list"));
     } else panel.append(line("empty", "Click a work to read about it here."));
   }

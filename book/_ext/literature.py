@@ -1,20 +1,23 @@
 """The works around the paper: a list grouped by theme and the data of the interactive graph, from the bibliography.
 
-Directives: ``{literature-graph}`` (the graph's place, its data and its words for readers without scripts) and
-``{literature-list}`` (a section for each theme).  The vis-network script comes out of the pinned package ``pyvis`` when
-the book is built and is never committed.
+Directives: ``{literature-graph}`` (the graph's place, its data and its words for readers without scripts),
+``{literature-list}`` (a section for each theme) and ``{literature-measured}`` (what else of the bibliography a
+chapter measures). A work is measured where a claim names its arXiv number as its ``work``. The vis-network script
+comes out of the pinned package ``pyvis`` when the book is built and is never committed.
 """
 
 from __future__ import annotations
 
 import cmath
+import itertools
 import json
 import math
 import textwrap
 from pathlib import Path
 
 import pybtex.database
-from generated import Generated
+from directives import RecordDirective
+from docutils import nodes
 from pybtex.exceptions import PybtexError
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -56,11 +59,14 @@ def shown(entry: pybtex.database.Entry) -> dict:
         "authors": ", ".join(names),
         "where": "; ".join(filter(None, (year or "no year listed", venue, arxiv and f"arXiv {arxiv}"))),
         "url": f"https://arxiv.org/abs/{arxiv}" if arxiv else fields["url"],
+        "eprint": arxiv or "",
     }
 
 
-def load(path: Path) -> tuple[dict, list[dict]]:
-    """Return what the page shows of the paper, and of each entry with a theme, in the order of the bibliography.
+def load(path: Path) -> tuple[dict, list[dict], list[dict]]:
+    """Return what the page shows of the paper, of each entry with a theme, and of each with an arXiv number and none.
+
+    The order is that of the bibliography.
 
     Raises:
         ExtensionError: on a file that does not parse, a key that occurs twice, a missing field, or an unknown theme or
@@ -70,17 +76,29 @@ def load(path: Path) -> tuple[dict, list[dict]]:
         entries = pybtex.database.parse_file(str(path), "bibtex", encoding="utf-8").entries
     except PybtexError as error:
         raise ExtensionError(f"{path.name}: {error}") from None
-    works = []
+    works, others = [], []
     for key, entry in entries.items():
         try:
             if theme := entry.fields.get("theme"):
                 own = {"relation": entry.fields["relation"], "sentence": entry.fields["annote"]}
                 works.append(shown(entry) | {"theme": theme} | own)
+            elif key != PAPER and "eprint" in entry.fields:
+                others.append(shown(entry))
         except KeyError as missing:
             raise ExtensionError(f"{path.name}: {key} has no {missing}") from None
         if theme and (theme not in THEMES or own["relation"] not in RELATIONS):
             raise ExtensionError(f"{path.name}: {key} has an unknown theme or relation")
-    return shown(entries[PAPER]) | {"id": "paper", "label": "Self-Stabilization"}, works
+    return shown(entries[PAPER]) | {"id": "paper", "label": "Self-Stabilization"}, works, others
+
+
+def measured(claims: list[dict]) -> dict[str, list[dict]]:
+    """Return, by a work's arXiv number, the chapters whose claims name it: notebook, number of claims, their place."""
+    found: dict[str, list[dict]] = {}
+    named = sorted((claim["work"], claim["notebook"]) for claim in claims if claim.get("work"))
+    for (work, notebook), each in itertools.groupby(named):
+        place = {"page": f"chapters/{notebook}.html", "claims": f"claims.html#{nodes.make_id(f'claims-{notebook}')}"}
+        found.setdefault(work, []).append({"notebook": notebook, "count": len(list(each))} | place)
+    return found
 
 
 def in_lines(name: str) -> list[str]:
@@ -140,14 +158,19 @@ def graph(paper: dict, works: list[dict]) -> dict:
     }
 
 
-class Literature(Generated):
-    """The graph's place on the page with its data as inert JSON, and a section of the list for each theme."""
+class Literature(RecordDirective):
+    """The graph's place on the page with its data as inert JSON, a section for each theme, and the measured others."""
 
     def context(self) -> dict:
         self.env.note_dependency(SOURCE)
-        paper, works = self.config.literature
+        paper, *lists = self.config.literature
+        chapters = measured(self.found.claims)
+        for work in itertools.chain(*chapters.values()):
+            work["title"] = self.chapter_title(work["notebook"])
+        works, others = ([work | {"measured": chapters.get(work["eprint"], [])} for work in each] for each in lists)
         data = json.dumps(graph(paper, works), ensure_ascii=False).replace("<", "\\u003c")
-        return {"themes": THEMES, "relations": RELATIONS, "works": works, "data": data}
+        others = [work for work in others if work["measured"]]
+        return {"themes": THEMES, "relations": RELATIONS, "works": works, "others": others, "data": data}
 
 
 def prepare(app: Sphinx, config) -> None:
@@ -167,6 +190,7 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("literature", None, "env", types=(tuple,))
     app.add_directive("literature-graph", Literature)
     app.add_directive("literature-list", Literature)
+    app.add_directive("literature-measured", Literature)
     app.connect("config-inited", prepare)
     app.connect("html-page-context", add_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

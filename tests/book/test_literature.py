@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from browsing import PHONE, settle
+from browsing import PATIENCE, PHONE, settle
+from test_extension import CLAIM, EXTENSIONS, FIGURE, NOTEBOOK, write
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 SOURCE = BOOK / "references.bib"
@@ -111,6 +118,71 @@ def test_an_entry_is_listed_or_cited():
     assert {key for key, entry in entries.items() if "theme" not in entry.fields} <= cited
 
 
+def test_every_work_that_a_chapter_measures_is_in_the_bibliography():
+    from pybtex.database import parse_file
+
+    known = {
+        entry.fields.get("eprint") for entry in parse_file(str(SOURCE), "bibtex", encoding="utf-8").entries.values()
+    }
+    for notebook in (BOOK.parent / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        texts = {getattr(node, "value", None) for source in code for node in ast.walk(ast.parse(source))}
+        named = {text for text in texts if isinstance(text, str) and re.fullmatch(r"\d{4}\.\d{5}", text)}
+        assert named <= known, notebook.name
+
+
+def test_chapters_are_counted_by_work(extension):
+    claims = [{"work": work, "notebook": notebook} for work, notebook in ("1a", "1b", "1a", "2a")]
+    claims += [{"work": "", "notebook": "a"}, {"notebook": "b"}]
+    found = {
+        work: [(each["notebook"], each["count"]) for each in some] for work, some in extension.measured(claims).items()
+    }
+    assert found == {"1": [("a", 2), ("b", 1)], "2": [("a", 1)]}
+
+
+def test_a_measured_work_names_its_chapter_and_its_claims(tmp_path):
+    """In a small book: one listed and one cited work are measured, no other; the links lead to what there is."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    (source / "chapters").mkdir(parents=True)
+    (source / "_assets").mkdir()
+    shutil.copy(SOURCE, source)
+    (source / "conf.py").write_text(
+        f"import sys; sys.path.insert(0, {str(EXTENSIONS)!r})\n"
+        "extensions = ['myst_parser', 'sphinx.ext.mathjax', 'eosbook', 'literature']\n"
+        "myst_enable_extensions = ['attrs_block', 'attrs_inline', 'colon_fence', 'dollarmath', 'substitution']\n"
+        "html_theme = 'basic'\nexclude_patterns = ['_generated', '_assets']\nhtml_static_path = ['_assets']\n"
+        "mathjax_path = 'vendor/mathjax/tex-svg.js'\n"
+    )
+    directives = "".join(f"```{{literature-{kind}}}\n```\n\n" for kind in ("graph", "measured", "list"))
+    (source / "index.md").write_text(f"# P\n\n## L\n\n{directives}```{{toctree}}\nclaims\nchapters/{NOTEBOOK}\n```\n")
+    (source / "claims.md").write_text("# Claims\n\n```{claims-table}\n```\n")
+    (source / "chapters" / f"{NOTEBOOK}.md").write_text("# Progressive sharpening\n\nWords.\n")
+    claims = [
+        CLAIM | {"id": str(i), "work": work} for i, work in enumerate(("2405.16002", "2207.14484", "2405.16002", ""))
+    ]
+    results = write(tmp_path / "results", claims, [FIGURE])
+    told = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-E", str(source), str(out)], capture_output=True, text=True,
+        timeout=PATIENCE / 1000, env=os.environ | {"EOSLIB_RESULTS": str(results), "EOSLIB_BOOK_SCALE": "quick"},
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    page = (out / "index.html").read_text(encoding="utf-8")
+    entries = dict(re.findall(r'<li (?:class="lit-work" )?id="([^"]+)">(.+?)</li>', page, re.DOTALL))
+    saying = {name: entry for name, entry in entries.items() if "Measured here: " in entry}
+    assert set(saying) == {"song-2024-subspaces", "cohen2022adaptive"}
+    assert ">2 claims</a>" in saying["song-2024-subspaces"]
+    assert ">1 claim</a>" in saying["cohen2022adaptive"]
+    for entry in saying.values():
+        (chapter, title), (table, _) = re.findall(r'internal" href="([^"]+)">([^<]+)<', entry)
+        assert title == "Progressive sharpening"
+        assert (out / chapter).is_file()
+        file, _, anchor = table.partition("#")
+        assert f'id="{anchor}"' in (out / file).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="literature-data">(.+?)</script>', page, re.DOTALL)[1])
+    assert [work["id"] for work in data["works"] if work["measured"]] == ["song-2024-subspaces"]
+
+
 WORK = "author = {A. B}, title = {T}, year = {2025}, eprint = {1}, theme = {noise}, relation = {uses}, annote = {So.}"
 
 
@@ -192,6 +264,24 @@ def test_click_shows_the_details(literature, extension, works):
         assert link == work["url"]
     assert not page.complaints.external
     assert not page.complaints.errors
+
+
+def test_a_measured_work_has_a_dark_rim_and_says_where(literature):
+    """As the words below the graph say; the others have the rims of their relations."""
+    page = literature()
+    measured = page.evaluate(
+        "() => eosLiterature.data.works.filter((work) => work.measured.length).map((work) => work.id)"
+    )
+    rims = page.evaluate(
+        "() => Object.fromEntries(eosLiterature.nodes.get().map((node) => [node.id, node.color.border]))"
+    )
+    ink = rims.pop("paper")
+    assert {name for name, rim in rims.items() if rim == ink} == set(measured)
+    assert "dark rim marks a work that a chapter of this book measures" in page.locator("#lit-help").inner_text()
+    for name in measured[:1]:
+        page.mouse.click(*on_screen(page, name))
+        page.wait_for_selector("#literature-panel .lit-measured")
+        assert "Measured here: " in page.locator(f"#{name} .lit-measured").inner_text()
 
 
 def test_drag_moves_a_node(literature, works):
