@@ -4,7 +4,7 @@ Pip fetches uv, which installs the rest and checks every file against the lock's
 A stamp in ``.venv`` names the lock and the declared dependencies that it was made from.  Where it fits, this program
 says nothing and ends at once.  An environment whose making was interrupted is made again from nothing.
 
-What a GPU needs, some gigabytes, has a lock of its own and is installed where asked for: ``environment.py cuda12``.
+What a GPU needs, five gigabytes, has a lock of its own and is installed where asked for: ``environment.py cuda12``.
 Later calls that ask for nothing keep that; ``environment.py none`` ends it.
 """
 
@@ -140,7 +140,7 @@ def make(accelerator: str) -> None:
     begun = time.monotonic()
     packages = sum("==" in line.split("#")[0] for line in pins(accelerator).splitlines())
     if works() and not (place := elsewhere()):
-        extra = f" (with what {accelerator} needs: some gigabytes)" if accelerator else ""
+        extra = f" (with what {accelerator} needs: five gigabytes)" if accelerator else ""
         print(f"The lock has changed, or what is asked for: bringing .venv up to date{extra}.", flush=True)
     else:
         if works():

@@ -65,7 +65,7 @@ class ScalingReport(Generated):
         measured = json.loads((BENCHMARKS / "scaling.json").read_text(encoding="utf-8"))
         costs = json.loads((BENCHMARKS / "results.json").read_text(encoding="utf-8"))
         held, products = measured["bytes"], sorted(measured["cold_products"].values())
-        per = {name: held[name]["tracked chunk"] for name in held}
+        per = held["samples spread"]["tracked chunk"]
         gradients = {
             "Hessian-vector product": costs["hvp_gradients"],
             "cubic expansion": costs["cubic_gradients"],
@@ -80,7 +80,7 @@ class ScalingReport(Generated):
             "machine": MACHINE,
             "steps": STEPS,
             "examples": [self.example(case, costs, measured, FRACTION) for case in CASES],
-            "largest": {name: significant(MACHINE.memory / value / 1e6) for name, value in per.items()},
+            "largest": significant(MACHINE.memory / per / 1e6),
             "per": per,
             "products": products,
             "saving": FRACTION,
@@ -92,14 +92,12 @@ class ScalingReport(Generated):
         times = [gradient * costs["hvp_gradients"] * n for n in sorted(measured["cold_products"].values())]
         cold = " to ".join(duration(significant(seconds)) for seconds in (times[0], times[-1]))
         tracked = gradient * costs["tracked_step_gradients"]
-        spread = measured["bytes"]["samples and vectors spread"]["tracked chunk"] * case.parameters
         held = measured["bytes"]["samples spread"]["tracked chunk"] * case.parameters
         checkpoint = measured["checkpoint_bytes"] * case.parameters
         return [
             case.name,
             case.data,
             f"{size(held)}{'' if held < MACHINE.memory else ' (too much)'}",
-            size(spread),
             duration(significant(gradient)),
             cold,
             duration(significant(STEPS * gradient)),
