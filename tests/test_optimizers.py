@@ -36,6 +36,13 @@ OTHERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def promotion():
+    """NumPy's promotion, without which optax's own code does not run; eoslib's does (the rules' contracts)."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def objective():
     return Objective.create(lambda p: jnp.sum(jnp.array([3.0, 1.0, 0.2]) * p**2) / 2 + p[0] ** 2 * p[1], jnp.zeros(3))

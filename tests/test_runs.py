@@ -166,7 +166,7 @@ from eoslib.trajectories import approach
 from selfstab import experiment, settings
 from selfstab.runs import checkpoints, compute
 
-def prepare(setting, seed, *, folder=None):
+def prepare(setting, seed, *, folder=None, devices=None):
     print("computing", flush=True)
     with jax.enable_x64(True):
         objective = Objective.create(oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch(), dtype="float32")
