@@ -23,7 +23,6 @@ ROUNDING = 1e-4
 STEPS = 30
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Transformation(Rule):
     """θ' = θ + the update of an optax transformation, which sees θ as one flat vector; no edge is known."""

@@ -14,6 +14,7 @@ ValueError: learning_rate must be positive and finite, got -1.0
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -31,7 +32,16 @@ EDGE_FRACTION = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What every rule offers.  A rule of your own is a frozen dataclass on this, registered with JAX, with ``step``."""
+    """What every rule offers.  A rule of your own is a frozen dataclass on this, with ``step``.
+
+    Every subclass is a JAX pytree of its fields, those with ``metadata={"static": True}`` part of its structure.
+    """
+
+    def __init_subclass__(cls, **options):
+        # Not by register_dataclass: JAX 0.10.2 takes two such classes with as many fields for one structure, and so
+        # now and then runs the compiled program of the one for the other.
+        super().__init_subclass__(**options)
+        jax.tree_util.register_pytree_with_keys(cls, _flattened, partial(_restored, cls))
 
     @property
     def edge(self) -> Any:
@@ -64,6 +74,19 @@ class Rule:
         return None
 
 
+def _names(cls: type, static: bool) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.metadata.get("static", False) == static]
+
+
+def _flattened(rule: Any):
+    leaves = [(jax.tree_util.GetAttrKey(name), getattr(rule, name)) for name in _names(type(rule), False)]
+    return leaves, tuple(getattr(rule, name) for name in _names(type(rule), True))
+
+
+def _restored(cls: type, static: tuple, leaves: Any):
+    return cls(**dict(zip(_names(cls, True), static)), **dict(zip(_names(cls, False), leaves)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Rated(Rule):
     """A rule θ ↦ θ − ηd of one learning rate, d made of the gradient."""
@@ -89,7 +112,6 @@ class Rated(Rule):
         return gradient, memory
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GradientDescent(Rated):
     """θ ↦ θ − η∇L(θ), which oscillates along an eigenvector of ∇²L once its eigenvalue λ exceeds 2/η."""
@@ -100,7 +122,6 @@ class GradientDescent(Rated):
         return 2 / self.learning_rate
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HeavyBall(Rated):
     """m' = μm + ∇L, θ' = θ − ηm' (Polyak; PyTorch's and optax's momentum)."""
@@ -125,7 +146,6 @@ class HeavyBall(Rated):
         return (_weighted(self.momentum, memory, 1, gradient),) * 2
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Nesterov(HeavyBall):
     """m' = μm + ∇L, θ' = θ − η(∇L + μm'): the velocity that the next step will find, as in PyTorch and optax."""
@@ -140,7 +160,6 @@ class Nesterov(HeavyBall):
         return _weighted(self.momentum, velocity, 1, gradient), velocity
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EMA(Rated):
     """m' = β₁m + (1 − β₁)∇L, θ' = θ − ηm': an exponential moving average, heavy ball with the step (1 − β₁)η."""
@@ -172,7 +191,6 @@ class _Preconditioned(Rated):
         return jnp.sqrt(square + root) + offset
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RMSProp(_Preconditioned):
     """v' = β₂v + (1 − β₂)∇L², P = √(v' + root) + offset, θ' = θ − ηP⁻¹∇L; v starts at 0 and is not corrected for it."""
@@ -204,7 +222,6 @@ class Moments(NamedTuple):
     steps: Int[Array, ""]  # taken so far
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Adam(_Preconditioned):
     """m' = β₁m + (1 − β₁)∇L, v' = β₂v + (1 − β₂)∇L², θ' = θ − ηP⁻¹m'.
@@ -243,7 +260,6 @@ class Adam(_Preconditioned):
         return began * self._damped(memory.second / filled)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SAM(Rated):
     """θ' = θ − η∇L(θ + ρ∇L/‖∇L‖), or θ − η∇L(θ + ρ∇L) if not normalized; two gradients a step."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eoslib import rules
 from eoslib.objective import Objective
 from eoslib.position import Position
 from eoslib.trajectories.approach import EdgeStatus, find_instability
@@ -57,6 +58,37 @@ def test_the_instability_of_the_network_is_located_to_one_step(network):
         theta = theta - ETA * dense.gradient(theta)
     assert dense.sharpness(theta) >= EDGE
     np.testing.assert_allclose(found.theta, theta, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.HeavyBall(0.1, 0.5), rules.Nesterov(0.1, 0.5), rules.EMA(0.4, 0.5), rules.SAM(0.1, 0.1),
+        rules.RMSProp(0.001), rules.Adam(0.01),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)  # fmt: skip
+def test_the_edge_of_any_rule_is_located_to_one_step(network, rule):
+    """Where the dense Hessian, scaled as the step from there scales it, first has an eigenvalue beyond the edge."""
+    objective, theta, dense = network
+    found = approach(objective, theta, rule, max_steps=2000)
+    assert found.status is EdgeStatus.REACHED
+
+    @jax.jit
+    def advance(theta, memory):
+        loss, gradient = objective.value_and_grad(theta)
+        following, memory = rule.step(objective, theta, memory, loss, gradient)
+        scale = rule.scale(memory)
+        hessian = dense.hessian(theta)
+        hessian = hessian if scale is None else scale[:, None] * hessian * scale[None]
+        return following, memory, jnp.linalg.eigvalsh(hessian)[-1] / rule.edge_at(jnp.linalg.norm(gradient))
+
+    memory, ratios = rule.init(theta), []
+    for _ in range(found.step + 1):
+        theta, memory, ratio = advance(theta, memory)
+        ratios.append(float(ratio))
+    assert int(np.argmax(np.array(ratios) >= 1)) == found.step > 3
+    np.testing.assert_allclose(found.checks["curvature"][-1] / found.checks["edge"][-1], ratios[-1], rtol=1e-4)
 
 
 def test_a_search_goes_on_from_any_state_that_it_saved(network):

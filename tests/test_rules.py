@@ -1,6 +1,7 @@
 """Update rules: their edge and update in closed form, and how what is no learning rate is refused."""
 
 import dataclasses
+import itertools
 
 import cases
 import jax
@@ -180,3 +181,25 @@ def test_a_constraint_needs_one_edge_of_the_sharpness_itself():
         rules.require_edge(rules.SAM(0.1, 0.1))
     with pytest.raises(ValueError, match="rule must be of GradientDescent here, got HeavyBall"):
         resolve(rules.HeavyBall(0.1, 0.5), GradientDescent)
+
+
+def test_no_two_rules_have_one_structure():
+    """Or JAX may run the program of one for another: both have as many rates, and only their class differs."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(rules.Rule):
+        learning_rate: float
+
+    @dataclasses.dataclass(frozen=True)
+    class Yours(rules.Rule):
+        learning_rate: float
+
+    made = [
+        kind(*[0.1] * sum(not field.metadata.get("static") for field in dataclasses.fields(kind)))
+        for kind in rules.RULES
+    ]
+    structures = [jax.tree.structure(rule) for rule in (*made, Mine(0.1), Yours(0.1))]
+    assert not [(a, b) for a, b in itertools.combinations(structures, 2) if a == b]
+    for rule, structure in zip(made, structures):
+        assert jax.tree.unflatten(structure, jax.tree.leaves(rule)) == rule
+    assert jax.tree.structure(rules.SAM(0.1, 0.1)) != jax.tree.structure(rules.SAM(0.1, 0.1, normalized=False))

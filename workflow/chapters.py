@@ -91,7 +91,8 @@ def rests_on(cells: list[str]) -> list[str]:
     for node in (node for statement in used for node in ast.walk(statement)):
         word = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-            found.append(f"{places[node.value.id]}.{word}")
+            if not node.attr.isupper():  # a table, which is no function
+                found.append(f"{places[node.value.id]}.{word}")
         elif isinstance(node, ast.Name) and node.id in places.keys() - modules:
             found.append(places[node.id])
         elif isinstance(word, str) and word in COMPUTED_BY:

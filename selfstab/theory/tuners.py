@@ -77,7 +77,6 @@ class Tuner(Rule):
         return GradientDescent(memory.rate).update(theta, gradient), memory
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CurvatureTuner(Tuner):
     """η = σ‖g‖²/|g·∇²L g|, the curvature taken along the gradient g (CDAT, arXiv 2407.06183); one product.
@@ -93,7 +92,6 @@ class CurvatureTuner(Tuner):
         return Rate(jnp.asarray(self.sigma, gradient.dtype) * inner(gradient, gradient) / curvature)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LineSearch(Tuner):
     """Backtrack from ``growth``·(last η) by ``factor`` until L(θ − ηg) ≤ reference − c·η‖g‖²; a loss per trial.
@@ -140,7 +138,6 @@ class LineSearch(Tuner):
         return Search(rate, recent, memory.trials + count)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PolyakStep(Tuner):
     """η = (L − L*)/‖g‖², with the least loss ``lowest`` known, here 0 (Polyak 1969; at the edge: arXiv 2312.00209)."""
@@ -152,7 +149,6 @@ class PolyakStep(Tuner):
         return Rate((loss - jnp.asarray(self.lowest, loss.dtype)) / inner(gradient, gradient))
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistanceTuner(Tuner):
     """η = r̄²/√(Σ r̄²‖g‖²), with r̄ the largest distance from the start, r₀ at least (DoWG, arXiv 2305.16284)."""
