@@ -53,7 +53,7 @@ def programs(objective: Objective, theta) -> dict:
         "hvp": (jax.jit(Objective.hvp), (objective, theta, theta)),
         "cubic": (jax.jit(Objective.cubic), (objective, theta, theta)),
         "sharpness": (_solve, (objective, theta, theta, 3e-4, 1000)),
-        "approach": (approach._measure, (objective, theta, theta, 3e-3)),
+        "approach": (approach._measure, (objective, RULE, (theta, ()), theta[None], 3e-3)),
         "constrained step": (jax.jit(eoslib.constrained_step), (objective, RULE, constrained)),
         "tracked chunk": (tracks._steps, (objective, RULE, state, state.flow, OPTIONS.chunk, OPTIONS)),
     }
