@@ -145,9 +145,17 @@ def constrained_step(
     parts = jnp.ceil(rule.flow_rate * rule.edge / 2 * (1 - 1e-5))  # not one more for a rounding
     time = rule.flow_rate / parts
     following, record = _step(objective, rule, time, state, vs, **options)
-    rest = lambda _, after: _step(objective, rule, time, after, none, **options)[0]  # noqa: E731
-    following = jax.lax.fori_loop(1, parts.astype(jnp.int32), rest, following)
-    return following, record._replace(multiplier=record.multiplier * parts.astype(record.multiplier.dtype))
+
+    def rest(_, carry):
+        after, status, products = carry
+        after, more = _step(objective, rule, time, after, none, **options)
+        return after, jnp.maximum(status, more.status), products + more.geometry.products
+
+    carry = following, record.status, record.geometry.products
+    following, status, products = jax.lax.fori_loop(1, parts.astype(jnp.int32), rest, carry)
+    multiplier = record.multiplier * parts.astype(record.multiplier.dtype)
+    geometry = record.geometry._replace(products=products)
+    return following, record._replace(geometry=geometry, status=status, multiplier=multiplier)
 
 
 @jax.jit(static_argnames=("tolerance", "eigen_tolerance", "thirds_every"), inline=True)

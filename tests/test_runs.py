@@ -360,3 +360,14 @@ def test_the_first_predicted_cycle_begins_where_the_prediction_is_gradient_desce
     starts = [run.assign_attrs(single_direction_until=late) for late in (0, 2, -1)]
     assert [each.sizes["t"] for each in quantities.one_direction(starts)] == [2, 7]
     assert quantities.first_cycle(run.assign(predicting=0 * run.y)) == slice(0, 5)
+
+
+def test_a_track_that_was_resumed_keeps_the_approach_too(tmp_path):
+    """So that it need not be computed again after a second kill."""
+    checkpoints.Checkpoints(tmp_path).save_approach((np.arange(3.0),))
+    resumed = checkpoints.Checkpoints(tmp_path)
+    np.testing.assert_array_equal(*resumed.restore_approach((0,)), np.arange(3.0))
+    resumed.save((np.zeros(2),), {})
+    again = checkpoints.Checkpoints(tmp_path)
+    assert again.restore((np.zeros(2),)) is not None
+    np.testing.assert_array_equal(*again.restore_approach((0,)), np.arange(3.0))

@@ -95,13 +95,14 @@ def find_instability(
     excursion between two measurements that raises no loss: :attr:`Approach.unmeasured` bounds its length, and
     ``max_interval=1`` excludes it.  The step found does not depend on ``max_steps``.
 
-    ``rule`` is an update rule with an edge, or the step size η of gradient descent.  Of another rule the curvature
-    that its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises, as
-    it may below the edge, gives no reason to look closely.  From ``theta`` (p,) at most ``max_steps`` are
-    taken, with measurements at most ``max_interval`` steps apart.  ``tolerance`` is the residual of the eigenvector
-    relative to S, ``seed`` that of the first eigen-solve; ``progress`` draws a bar on standard error.  After each
-    interval ``save`` is called with the search's state, a pytree; ``restore``, called with the structure of one,
-    returns such a state, from which the search goes on with the numbers it would have had, or None.
+    ``rule`` is an update rule with an edge, or the step size η of gradient descent. Of another rule the curvature
+    that its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises,
+    as it may below the edge, gives no reason to look closely. A rule with a scale is not judged before its first
+    step, whose P has seen one gradient. From ``theta`` (p,) at most ``max_steps`` are taken, with measurements at
+    most ``max_interval`` steps apart. ``tolerance`` is the residual of the eigenvector relative to S, ``seed`` that
+    of the first eigen-solve; ``progress`` draws a bar on standard error.  After each interval ``save`` is called with
+    the search's state, a pytree; ``restore``, called with the structure of one, returns such a state, from which the
+    search goes on with the numbers it would have had, or None.
 
     Raises:
         ValueError: if η is not positive and finite, the rule has no edge, ``max_steps`` or ``max_interval`` < 1, or θ
@@ -129,7 +130,7 @@ def find_instability(
     u = objective.place(random_direction(objective.size, objective.dtype, seed))
     vectors, check = look(here, jnp.stack([u] * count), 0)
     step, interval, closely, limit, status, losses, checks = 0, 1, 0, False, None, [], [check]
-    if not np.isfinite(check["loss"]) or reached(check):
+    if not np.isfinite(check["loss"]) or (count == 1 and reached(check)):  # a first P has seen one gradient
         status = EdgeStatus.AT_START if np.isfinite(check["loss"]) else EdgeStatus.DIVERGED
     if restore is not None and (kept := restore((here, vectors, 0, 0, check))) is not None:
         (*counts, ended), losses = kept[2], [kept[3]]

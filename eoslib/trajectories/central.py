@@ -17,7 +17,7 @@ from eoslib.constrained import STALE
 from eoslib.geometry import SAME_SPACE, Thirds, local_geometry_and_products, turned
 from eoslib.objective import Objective, inner
 from eoslib.position import Theta
-from eoslib.rules import Rated
+from eoslib.rules import GradientDescent, resolve
 
 
 class CentralState(NamedTuple):
@@ -47,21 +47,25 @@ class CentralMoment(NamedTuple):
 
 
 def central_flow_step(
-    objective: Objective, rule: Rated, state: CentralState, *, substeps: int = 4, thirds_every: int = 5
+    objective: Objective, rule: GradientDescent, state: CentralState, *, substeps: int = 4, thirds_every: int = 5
 ) -> tuple[CentralState, CentralMoment]:
     """Follow the central flow for the time of one step, η, by Euler substeps, and return what was measured at w.
 
     A substep of length h is w ↦ w − h ∇L − T:W with W = hΣ/2 ⪰ 0 from the complementarity problem of the eigenvalues
     after it.  It has no second derivative of the path (θ† re-aims its bends), and imposes no floor: w rests where
     ∇L·u balances the mean of the cubic force, ½T:Σ along u.
+
+    Raises:
+        ValueError: if the rule is not gradient descent: the substeps of another may be unstable.
     """
+    rule = resolve(rule, GradientDescent)
 
     def substep(state, _):
         dtype, (k, p) = objective.dtype, state.start.shape
         known = Thirds(state.older, state.thirds, state.age + 1 >= thirds_every)
         none, options = jnp.zeros((0, p), dtype), {"tolerance": 5e-3 if k == 1 else 2e-2, "known": known}
         geometry, _ = local_geometry_and_products(objective, state.theta, state.start, none, **options)
-        h = rule.flow_rate / substeps
+        h = rule.learning_rate / substeps
         room = geometry.slack(rule) + h * smat(inner(geometry.thirds, geometry.gradient))
         force = solve(inner(geometry.thirds[:, None], geometry.thirds), room.astype(dtype)).value
         move = -h * geometry.gradient - svec(force) @ geometry.thirds

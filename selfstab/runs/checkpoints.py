@@ -100,7 +100,8 @@ class Checkpoints:
     def restore_approach(self, template):
         """Return the approach so far, in the structure of ``template``, or None."""
         leaves = [self.found[name] for name in sorted(self.found) if name.startswith("approach/")]
-        return jax.tree.unflatten(jax.tree.structure(template), leaves) if leaves else None
+        self.approach = jax.tree.unflatten(jax.tree.structure(template), leaves) if leaves else None
+        return self.approach
 
     def save(self, state, records) -> None:
         """Keep a state of the track and the records so far, with the approach, unless the last save is too recent."""

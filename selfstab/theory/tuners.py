@@ -1,7 +1,7 @@
 """Update rules that choose their own step size η_t at every step: θ' = θ − η_t ∇L(θ).
 
-Each is an eoslib rule whose memory holds the η_t of the step just taken, and whose edge moves with it: 2/η_t.  Costs
-are those of a step beyond its gradient.
+Each is an eoslib rule whose memory holds the η_t of the step just taken.  Its edge, which moves with it, is 2/η_t, and
+not among what the library's loop returns.  Costs are those of a step beyond its gradient.
 
 >>> import jax.numpy as jnp
 >>> objective = Objective.create(lambda p: jnp.array([1.0, 4.0]) @ p**2 / 2, jnp.ones(2))
