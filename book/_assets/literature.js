@@ -38,7 +38,7 @@
   root.replaceChildren(group("lit-bar", "Show works by relation", ...chips.values()),
     element("div", { class: "lit-frame" }, stage, panel),
     element("p", { class: "lit-help", id: "lit-help" },
-      "A dark rim marks a work that a chapter of this book measures. Click the graph once and the wheel zooms it; arrow keys move it, + and − zoom. Escape gives the page its wheel back."));
+      "A thick rim marks a work that a chapter of this book measures. Click the graph once and the wheel zooms it; arrow keys move it, + and − zoom. Escape gives the page its wheel back."));
 
   // -------------------------------------------------------------------------------------------------------- graph
   const tall = () => stage.clientHeight > stage.clientWidth;

@@ -277,7 +277,7 @@ def test_a_measured_work_has_a_dark_rim_and_says_where(literature):
     )
     ink = rims.pop("paper")
     assert {name for name, rim in rims.items() if rim == ink} == set(measured)
-    assert "dark rim marks a work that a chapter of this book measures" in page.locator("#lit-help").inner_text()
+    assert "thick rim marks a work that a chapter of this book measures" in page.locator("#lit-help").inner_text()
     for name in measured[:1]:
         page.mouse.click(*on_screen(page, name))
         page.wait_for_selector("#literature-panel .lit-measured")
