@@ -21,7 +21,7 @@ RINGS = {
     "eoslib": "objective eigen geometry sharpness rules optimizers stable_set constrained loops status",
     "eoslib.trajectories": "descent flow prediction approach assumptions variables state track programs",
     "selfstab": "settings chapters networks criteria data experiment theory.reduced theory.matrix "
-    "theory.families theory.coupling theory.orders theory.sampling "
+    "theory.families theory.coupling theory.orders theory.sampling theory.small_maps theory.tuners theory.ascent "
     "runs.files runs.compute runs.quantities page.page page.draw source",
     "selfstab.figures": "",
 }
