@@ -37,7 +37,9 @@ def bound(statement: ast.stmt) -> set[str]:
         return {statement.name}
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored = [node for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), ast.Store)]
+    stored = [node.value if isinstance(node, ast.Subscript) else node for node in stored]  # a[i] = … gives a a meaning
+    return {node.id for node in stored if isinstance(node, ast.Name)}
 
 
 def origins(statements: list[ast.stmt]) -> dict[str, str]:
