@@ -245,7 +245,8 @@ def test_notebook_runs_and_records(notebook, results, tmp_path):
     assert holding >= CLAIMS.get(notebook.stem, set())
     for figure in record["figures"]:
         for kind in store.FIGURE_FILES:
-            assert (results / "test" / figure[kind]).stat().st_size > 200
+            pictures = kind == "csv" and figure["id"] == "subspaces-images"  # of samples, which have no points
+            assert (results / "test" / figure[kind]).stat().st_size > (0 if pictures else 200)
         assert figure["provenance"]["scale"] == ("paper" if figure["id"].endswith("-paper") else "test")
     shown = json.loads((tmp_path / "out.ipynb").read_text())
     outputs = [output for cell in shown["cells"] for output in cell.get("outputs", ())]
