@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import loopback
 import pytest
@@ -38,7 +39,7 @@ def slurm(tmp_path_factory):
         pytest.skip("no snakemake-executor-plugin-slurm; `make environment` installs it")
     with contextlib.ExitStack() as stack:
         if not os.geteuid():
-            stack.enter_context(FileLock("/tmp/eoslib-test-slurm.lock"))
+            stack.enter_context(FileLock(pathlib.Path(tempfile.gettempdir(), "eoslib-test-slurm.lock")))
         if reason := loopback.why_not():
             pytest.skip(f"no SLURM: {reason}")
         yield stack.enter_context(loopback.slurm(tmp_path_factory.mktemp("slurm")))
