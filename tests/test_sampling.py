@@ -84,6 +84,14 @@ def test_simulated_growth_is_that_of_the_operator(batch):
     assert abs(float(logs.mean()) - expected) <= 4 * float(logs.std()) / len(logs) ** 0.5 + 1e-5  # float32 at B = n
 
 
+def test_growth_is_simulated_in_the_precision_of_the_inputs():
+    """A rate out of NumPy is of double precision, whatever the inputs are."""
+    inputs = jnp.asarray(X, jnp.float32)
+    with jax.enable_x64(True):
+        logs = sampling.simulated_growth(jax.random.key(0), inputs, 3, np.float64(0.1), copies=10, steps=5)
+    assert logs.dtype == jnp.float32 and np.all(np.isfinite(logs))
+
+
 def test_batches_take_each_sample_once_a_round():
     rows = sampling.batches(jax.random.key(1), 10, 4, 10)
     assert rows.shape == (10, 4)

@@ -127,7 +127,7 @@ def simulated_growth(key: Array, inputs, batch: int, learning_rate, *, copies: i
     """
     inputs = jnp.asarray(inputs)
     _check(batch, len(inputs))
-    return _simulated_growth(key, inputs, learning_rate, batch, copies, steps)
+    return _simulated_growth(key, inputs, jnp.asarray(learning_rate, inputs.dtype), batch, copies, steps)
 
 
 @jax.jit(static_argnames=("batch", "copies", "steps"))
