@@ -52,7 +52,7 @@ class Cubic(NamedTuple):
 @partial(
     register_dataclass,
     data_fields=["batch"],
-    meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch", "dtypes", "reverse", "shards"],
+    meta_fields=["loss_fn", "unravel", "size", "dtype", "micro_batch", "dtypes", "reverse", "shards", "precise"],
 )
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -72,24 +72,27 @@ class Objective:
     dtypes: tuple = ()  # dtypes of the parameters' leaves, as they were given
     reverse: bool = False  # whether the loss refuses forward mode (custom_vjp): two vjps then replace a jvp
     shards: int = 1  # devices over which the samples are spread; each evaluates its part of a micro-batch
+    precise: Any = None  # the same without its batch, of a higher precision, in which L and ∇L are evaluated
 
     @classmethod
     def create(
         cls, loss_fn: Callable, params, batch=None,
-        *, micro_batch: int | None = None, dtype=None, has_aux: bool = False,
+        *, micro_batch: int | None = None, dtype=None, gradient_dtype=None, has_aux: bool = False,
     ) -> Objective:  # fmt: skip
         """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
         Only the shapes, structure and dtypes of ``params`` matter.  ``dtype`` is theirs by default, float32 at least,
-        and the loss receives the parameters, and batch floats of lower precision, in it.  ``has_aux`` is for a loss
-        that returns (loss, aux); the other arguments are the fields above.
+        and the loss receives the parameters, and batch floats of lower precision, in it.  In ``gradient_dtype``, the
+        published choice is float64, L and ∇L alone are evaluated, at two gradients in ``dtype`` more, and then rounded
+        to ``dtype``.  ``has_aux`` is for a loss that returns (loss, aux); the other arguments are the fields above.
 
         Raises:
             ValueError: if the loss cannot be called this way, returns no scalar, has no second derivative, or, with
                 ``micro_batch``, is not a mean over samples; if ``params`` has no leaf, or one that is not a
-                floating-point array; if the leading axes of the batch disagree, or ``micro_batch`` is out of range.
+                floating-point array; if the leading axes of the batch disagree, or ``micro_batch`` is out of range;
+                if a precision is asked for that JAX, without ``jax_enable_x64``, does not have.
         """
-        exactly, dtype = dtype is not None, inputs.precision(params, dtype)
+        given, exactly, dtype = loss_fn, dtype is not None, inputs.precision(params, dtype)
         loss_fn = inputs.Loss.of(loss_fn, *("params", "batch")[: 1 + (batch is not None)], has_aux=has_aux)
         theta, unravel = ravel_pytree(inputs.at_least(dtype, inputs.beside(batch, params), exactly=True))
         if batch is not None:
@@ -114,10 +117,17 @@ class Objective:
             objective = dataclasses.replace(objective, reverse=reverse)
             try:  # a custom_vjp in forward mode is traced without complaint, into a primitive that cannot be evaluated
                 if "custom_lin" not in inputs.primitives(_hvp.trace(objective, theta, theta).jaxpr):
-                    return objective
+                    break
             except Exception as error:
                 failure = failure or error
-        raise ValueError(f"loss_fn must be twice differentiable, in forward or reverse mode: {failure}") from failure
+        else:
+            words = "loss_fn must be twice differentiable, in forward or reverse mode"
+            raise ValueError(f"{words}: {failure}") from failure
+        if gradient_dtype is None or inputs.precision(params, gradient_dtype) == dtype:
+            return objective
+        options = {"micro_batch": micro_batch, "dtype": gradient_dtype, "has_aux": has_aux}
+        precise = dataclasses.replace(cls.create(given, params, batch, **options), batch=None)
+        return dataclasses.replace(objective, precise=precise)
 
     def ravel(self, params) -> Float[Array, " p"]:
         """Return a pytree of parameters as a flat vector, in the order of :attr:`unravel`."""
@@ -186,7 +196,15 @@ class Objective:
 
     def value_and_grad(self, theta: Theta) -> tuple[Float[Array, ""], Float[Array, " p"]]:
         """Return (L, ∇L); one gradient."""
+        if self.precise is not None:
+            batch = inputs.at_least(self.precise.dtype, self.batch)
+            found = dataclasses.replace(self.precise, batch=batch).value_and_grad(theta)
+            return jax.tree.map(lambda a: a.astype(self.dtype), found)
         return self._evaluate(lambda f, t: jax.value_and_grad(f)(t), theta)
+
+    def _first(self, theta: Theta, loss, gradient):
+        """Return (L, ∇L), those found in passing unless they are to be evaluated in a higher precision."""
+        return (loss, gradient) if self.precise is None else self.value_and_grad(theta)
 
     def gradient(self, theta: Theta) -> Float[Array, " p"]:
         """Return ∇L; one gradient."""
@@ -202,8 +220,8 @@ class Objective:
 
     def gradient_and_hvp(self, theta: Theta, v: Float[Array, " p"]):
         """Return (L, ∇L, ∇²L v) in one pass; about two gradients."""
-        (loss, gradient), (_, hvp) = self._evaluate(lambda f, t, d: self._along(jax.value_and_grad(f), t, d), theta, v)
-        return loss, gradient, hvp
+        first, (_, hvp) = self._evaluate(lambda f, t, d: self._along(jax.value_and_grad(f), t, d), theta, v)
+        return *self._first(theta, *first), hvp
 
     def gradient_and_hvps(self, theta: Theta, vs: Float[Array, "k p"]):
         """Return (L, ∇L, ∇²L V) for k directions in one pass; about one gradient and one each."""
@@ -212,7 +230,8 @@ class Objective:
             expansions = [self._along(jax.value_and_grad(f), t, d) for d in ds]
             return *expansions[0][0], jnp.stack([hvp for _, (_, hvp) in expansions])
 
-        return self._evaluate(expansion, theta, *vs)
+        loss, gradient, hvps = self._evaluate(expansion, theta, *vs)
+        return *self._first(theta, loss, gradient), hvps
 
     def thirds(self, theta: Theta, us: Float[Array, "k p"]) -> Float[Array, "n p"]:
         """Return ∇³L[u_i, u_j] for the n = k(k+1)/2 pairs i ≤ j, row by row; 3.5 gradients at k = 1, 9 to 12 at 4.
@@ -229,11 +248,14 @@ class Objective:
 
     def cubic(self, theta: Theta, u: Float[Array, " p"]) -> Cubic:
         """Return (L, ∇L, ∇²L u, ∇³L[u, u]) by one nested jvp along u; about two and a half gradients."""
-        return self._evaluate(self._cubic, theta, u)
+        loss, gradient, *rest = self._evaluate(self._cubic, theta, u)
+        return Cubic(*self._first(theta, loss, gradient), *rest)
 
     def cubic_and_hvps(self, theta, u, vs: Float[Array, "k p"]) -> tuple[Cubic, Float[Array, "k p"]]:
         """Return :meth:`cubic` along u and ∇²L V for k further directions in one pass; about one gradient each."""
-        return self._evaluate(lambda f, t, d, e: (self._cubic(f, t, d), self._products(f, t, e)), theta, u, vs)
+        both = self._evaluate(lambda f, t, d, e: (self._cubic(f, t, d), self._products(f, t, e)), theta, u, vs)
+        (loss, gradient, *rest), products = both
+        return Cubic(*self._first(theta, loss, gradient), *rest), products
 
     def directional(self, theta: Theta, w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
         """Return ∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one argument."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -68,14 +69,16 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None, devices: int | None
         params,
         spread(train.batch, devices),
         micro_batch=setting.micro_batch,
+        gradient_dtype=setting.gradient_dtype,
     )
     return Experiment(objective, objective.ravel(params), module, train)
 
 
 def approach(setting: Setting, seed: int, prepared: Experiment, **io) -> Approach:
-    """Descend to the edge, as a setting specifies; ``io`` as in ``find_instability``."""
-    steps = setting.edge_steps
-    return find_instability(prepared.objective, prepared.theta, setting.learning_rate, max_steps=steps, seed=seed, **io)
+    """Descend to the edge, in float32, as a setting specifies; ``io`` as in ``find_instability``."""
+    options = dict(max_steps=setting.edge_steps, midpoint=setting.midpoint, seed=seed)
+    objective = dataclasses.replace(prepared.objective, precise=None)
+    return find_instability(objective, prepared.theta, setting.learning_rate, **options, **io)
 
 
 def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io) -> xr.Dataset:

@@ -1,8 +1,9 @@
 """Networks, all behind one interface: ``build`` a flax module, ``init`` its parameters, ``apply`` it to a batch.
 
-MLP and CNN have the shapes of the released experiments (arXiv 2209.15594).  ResNet-18 and the transformer are variants
-(smooth activations throughout, a feed-forward width of 4×, masked padding).  VGG-11 and BERT-tiny are only named there.
-Since curvature is measured, everything is smooth in the parameters (no dropout, no max-pooling; ``relu`` on request).
+MLP and CNN have the shapes of the released experiments (arXiv 2209.15594).  So have ``resnet18-released`` and
+``transformer-released``; ``resnet18`` and ``transformer`` are variants (smooth activations throughout, a feed-forward
+width of 4×, masked padding).  VGG-11 and BERT-tiny are only named there.  Since curvature is measured, everything else
+is smooth in the parameters (no dropout, no max-pooling; ``relu`` on request).
 
 >>> import numpy as np
 >>> from selfstab import settings
@@ -31,6 +32,9 @@ from selfstab.settings import Setting
 
 Params = Any
 
+#: Rows of the released transformer's embedding, more than BERT has word pieces.
+RELEASED_VOCABULARY = 33_278
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish, "tanh": jnp.tanh, "gelu": nn.gelu, "relu": nn.relu, "softplus": nn.softplus,
 }  # fmt: skip
@@ -49,11 +53,12 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     bias: bool = True
+    kernel_init: Callable = UNIFORM
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Return the convolved images, of ⌈h/stride⌉ × ⌈w/stride⌉ pixels."""
-        kernel = self.param("kernel", UNIFORM, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         ends = [self.stride * (math.ceil(side / self.stride) - 1) + 1 for side in x.shape[1:3]]
         missing = [max(end - 1 + self.size - side, 0) for end, side in zip(ends, x.shape[1:3], strict=True)]
         x = jnp.pad(x, ((0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)))
@@ -139,29 +144,38 @@ class ResidualBlock(nn.Module):
 
     channels: int
     stride: int
+    inside: Callable
     activation: Callable
+    kernel_init: Callable
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Return the features, at half the side for stride 2."""
-        y = self.activation(_normalized(Conv(self.channels, stride=self.stride, bias=False), x))
-        y = _normalized(Conv(self.channels, bias=False), y)
+        conv = functools.partial(Conv, self.channels, bias=False, kernel_init=self.kernel_init)
+        y = self.inside(_normalized(conv(stride=self.stride), x))
+        y = _normalized(conv(), y)
         if x.shape != y.shape:
-            x = _normalized(Conv(self.channels, size=1, stride=self.stride, bias=False), x)
+            x = _normalized(conv(size=1, stride=self.stride), x)
         return self.activation(x + y)
 
 
 class ResNet18(Network):
-    """A stem without pooling, four stages of two residual blocks with 1, 2, 4, 8 × ``width`` channels, mean pool."""
+    """A stem without pooling, four stages of two residual blocks with 1, 2, 4, 8 × ``width`` channels, mean pool.
+
+    ``released`` has ReLU in the stem and inside the blocks, ``activation`` after their sums only, and other weights.
+    """
+
+    released: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], mask: None = None) -> Float[Array, "n k"]:
         """Return the outputs (n, classes) of images."""
-        x = self.activation(_normalized(Conv(self.width, bias=False), x))
+        inside, init = (nn.relu, nn.initializers.kaiming_normal()) if self.released else (self.activation, UNIFORM)
+        x = inside(_normalized(Conv(self.width, bias=False, kernel_init=init), x))
         for stage in range(4):
             for block in range(2):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = ResidualBlock(self.width * 2**stage, stride, self.activation)(x)
+                x = ResidualBlock(self.width * 2**stage, stride, inside, self.activation, init)(x)
         return _head(self.classes, nn.initializers.zeros)(x.mean(axis=(1, 2)))
 
 
@@ -179,17 +193,18 @@ class VGG11(Network):
 
 
 class EncoderLayer(nn.Module):
-    """Add self-attention, then a feed-forward layer of 4·width, to the input; normalize after each."""
+    """Add self-attention, then a feed-forward layer ``multiple`` times as wide, to the input; normalize after each."""
 
     heads: int
     activation: Callable
+    multiple: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n t d"], mask: Bool[Array, "n t"]) -> Float[Array, "n t d"]:
         """Return the features; masked positions are not attended to."""
         attended = nn.MultiHeadDotProductAttention(num_heads=self.heads)(x, mask=mask[:, None, None, :])
         x = Normalize()(x + attended)
-        hidden = self.activation(nn.Dense(4 * x.shape[-1])(x))
+        hidden = self.activation(nn.Dense(self.multiple * x.shape[-1])(x))
         return Normalize()(x + nn.Dense(x.shape[-1])(hidden))
 
 
@@ -197,9 +212,11 @@ class Encoder(Network):
     """Embeddings of words and positions, encoder layers, mean over the real tokens, an output layer that starts at 0.
 
     ``bert`` adds two parts of the BERT family: a normalized embedding, and a tanh layer between mean and output layer.
+    ``released`` has feed-forward layers as wide as the rest, and treats the padding, to the longest sentence, as words.
     """
 
     bert: bool = False
+    released: bool = False
     layers: int = 2
     heads: int = 2
     vocabulary: int = VOCABULARY
@@ -207,14 +224,14 @@ class Encoder(Network):
     @nn.compact
     def __call__(self, x: Int[Array, "n t"], mask: Bool[Array, "n t"] | None = None) -> Float[Array, "n k"]:
         """Return the outputs (n, classes) of sentences of word indices."""
-        mask = jnp.ones(x.shape, bool) if mask is None else mask
+        mask = jnp.ones(x.shape, bool) if mask is None or self.released else mask
         words = nn.Embed(self.vocabulary, self.width, name="words")(x)
         positions = self.param("positions", nn.initializers.normal(0.02), (MAX_TOKENS, self.width), jnp.float32)
         h = words + positions[None, : x.shape[1]]  # (n, t, d)
         if self.bert:
             h = Normalize()(h)
         for _ in range(self.layers):
-            h = EncoderLayer(self.heads, self.activation)(h, mask)
+            h = EncoderLayer(self.heads, self.activation, 1 if self.released else 4)(h, mask)
         weight = mask.astype(h.dtype)[:, :, None]  # (n, t, 1)
         h = (weight * h).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)  # (n, d)
         if self.bert:
@@ -231,9 +248,12 @@ def outputs(setting: Setting) -> int:
 
 def build(setting: Setting) -> nn.Module:
     """Return the network of a setting, without parameters."""
-    bert = functools.partial(Encoder, bert=True)
-    kinds = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vgg11": VGG11, "transformer": Encoder, "bert-tiny": bert}
-    return kinds[setting.model](setting.width, outputs(setting), ACTIVATIONS[setting.activation])
+    kinds = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vgg11": VGG11, "transformer": Encoder, "bert-tiny": Encoder}
+    model, *released = setting.model.split("-released")
+    options: dict[str, Any] = {"released": True} if released else {"bert": True} if model == "bert-tiny" else {}
+    if model == "transformer" and released:
+        options["vocabulary"] = RELEASED_VOCABULARY
+    return kinds[model](setting.width, outputs(setting), ACTIVATIONS[setting.activation], **options)
 
 
 def init(module: nn.Module, inputs: ArrayLike, seed: int) -> Params:

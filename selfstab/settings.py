@@ -19,14 +19,17 @@ import json
 
 SCALES = ("test", "quick", "paper")
 DATASETS = ("cifar10", "cats-dogs", "sst2")
-MODELS = ("mlp", "cnn", "resnet18", "vgg11", "transformer", "bert-tiny")
+MODELS = ("mlp", "cnn", "resnet18", "resnet18-released", "vgg11", "transformer", "transformer-released", "bert-tiny")
 ACTIVATIONS = ("swish", "tanh", "gelu", "relu", "softplus")
 CRITERIA = ("squared-error", "cross-entropy", "logistic")
+PRECISIONS = ("float32", "float64")
 #: The name that readers know, where it differs from the one above.
 WORDS = {
     "cifar10": "CIFAR-10", "cats-dogs": "cats and dogs", "sst2": "SST-2",
     "mlp": "MLP", "cnn": "CNN", "resnet18": "ResNet-18", "vgg11": "VGG-11", "transformer": "Transformer",
-    "bert-tiny": "BERT-tiny", "gelu": "GELU", "relu": "ReLU", "squared-error": "squared error",
+    "bert-tiny": "BERT-tiny", "resnet18-released": "ResNet-18 (released shape)",
+    "transformer-released": "Transformer (released shape)", "gelu": "GELU", "relu": "ReLU",
+    "squared-error": "squared error",
 }  # fmt: skip
 
 
@@ -62,6 +65,8 @@ class Setting:
         restart_every: Steps after which the predictions restart from gradient descent; 0: never.
         central: Substeps of the central flow per step; 0 switches it off.
         transport: Period of the transported products β_{s→t}, in steps (one gradient per step); 0 switches them off.
+        midpoint: Whether the instability is where S reaches 2/η halfway along a step, as published.
+        gradient_dtype: Precision in which L and ∇L are evaluated from there on, one of :data:`PRECISIONS`.
 
     Raises:
         ValueError: on an unknown name or a size or rate that is out of range, with the value received.
@@ -87,9 +92,12 @@ class Setting:
     directions: int = 1
     restart_every: int = 0
     central: int = 0
+    midpoint: bool = False
+    gradient_dtype: str = "float32"
 
     def __post_init__(self):
         known = dict(scale=SCALES, dataset=DATASETS, model=MODELS, activation=ACTIVATIONS, criterion=CRITERIA)
+        known |= dict(gradient_dtype=PRECISIONS)
         for field, names in known.items():
             check_known(field, getattr(self, field), names)
         if not self.learning_rate > 0:
@@ -109,7 +117,7 @@ class Setting:
             raise ValueError(f"n must be even for the balanced data set {self.dataset!r}, got {self.n}")
         if self.criterion == "logistic" and self.dataset == "cifar10":
             raise ValueError("the logistic criterion needs labels ±1, got the ten classes of 'cifar10'")
-        if (self.model in ("transformer", "bert-tiny")) != (self.dataset == "sst2"):
+        if self.model.startswith(("transformer", "bert")) != (self.dataset == "sst2"):
             raise ValueError(f"model {self.model!r} does not read data set {self.dataset!r}")
 
     def key(self, seed: int) -> str:
@@ -214,6 +222,21 @@ _TABLE |= {
     }
     for name in ("mlp-cats-dogs", "mlp-cifar10")
 }
+
+# As published: no kick, t = 0 by the midpoint rule, gradients in float64, swish, the generalized prediction, and the
+# released shape of each network.
+_TABLE |= {
+    f"{name}-published": {
+        scale: row | dict(kick=0.0, transport=0, midpoint=True, gradient_dtype="float64", generalized=True)
+        | dict(activation="swish", model=row["model"] + shape, tracked_steps=steps)
+        for (scale, row), steps in zip(_TABLE[name].items(), (50, 100, longest), strict=True)
+    }
+    for name, shape, longest in (
+        ("mlp-cats-dogs", "", 1000), ("mlp-cats-dogs-logistic", "", 1000), ("mlp-cifar10", "", 400),
+        ("mlp-cifar10-cross-entropy", "", 200), ("cnn-cifar10", "", 50), ("transformer-sst2", "-released", 100),
+        ("resnet18-cifar10", "-released", 25),
+    )
+}  # fmt: skip
 
 # The first experiment with other activations.  At quick scale ε .06 to .16 and λ₂ .5 to .83 of 2/η throughout.  relu is
 # included to fail: no third derivative accounts for its kinks.

@@ -46,6 +46,15 @@ def test_the_instability_is_located_to_one_step(toy_objective):
     np.testing.assert_allclose(found.checks["gradient_norm"], np.hypot(12.5, 1.5), rtol=1e-9)
 
 
+def test_halfway_along_a_step_the_sharpness_is_met_earlier(toy_objective):
+    """At the midpoint, half a step ahead, the toy's S is .25 higher: it crosses from 99.75 on, after 20 steps of .5."""
+    found = approach(toy_objective, [0.0, -10.1 / 2, 0.0], midpoint=True)
+    assert (found.status, found.step) == (EdgeStatus.REACHED, 20)
+    np.testing.assert_allclose(found.theta, [0, -10.1 / 2 + 20 * 0.25, 20 * 0.03], atol=1e-12)
+    np.testing.assert_allclose(found.checks["sharpness"], 100 - 10.1 + 0.25 + 0.5 * found.checks["step"], rtol=1e-9)
+    np.testing.assert_allclose(found.loss, 12.5 * (10.1 / 2 - 0.25 * np.arange(21)) - 0.045 * np.arange(21), atol=1e-12)
+
+
 def test_the_instability_of_the_network_is_located_to_one_step(network):
     objective, theta, dense = network
     found = approach(objective, theta, ETA, max_steps=2000)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,44 @@ def test_long_sentences_are_cut_case_is_ignored_and_rare_words_are_dropped():
     assert inputs[1, :3].tolist() == [4, 5, 0]
     assert mask.sum(axis=1).tolist() == [sentences.MAX_TOKENS, 2]
     assert sentences.encode(texts, texts, vocabulary=5)[0][1, :3].tolist() == [4, 1, 0]
+
+
+def test_word_pieces_are_the_longest_of_berts_vocabulary():
+    """Against a plain loop over the characters; the file is the published one, by its checksum."""
+    raw = sources.subset("bert-base-uncased.xz")
+    assert hashlib.sha256(raw).hexdigest() == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+    index = {piece: number for number, piece in enumerate(raw.decode().splitlines())}
+
+    def plain(sentence):
+        found = [index["[CLS]"]]
+        for word in re.findall(r"\w+|[^\w\s]", sentence.lower().replace("_", " _ ")):
+            start, pieces = 0, []
+            while start < len(word):
+                mark = "##" * (start > 0)
+                end = next((e for e in range(len(word), start, -1) if mark + word[start:e] in index), None)
+                if end is None:
+                    pieces = [index["[UNK]"]]
+                    break
+                pieces.append(index[mark + word[start:end]])
+                start = end
+            found += pieces
+        return [*found[: sentences.MAX_TOKENS - 1], index["[SEP]"]]
+
+    texts = [text for text in samples.first("sst2", 200, "train", sentences.parts)[2] if text.isascii()]
+    assert len(texts) > 150
+    inputs, mask = sentences.encode_pieces([*texts, "x y" * 100])
+    for row, real, text in zip(inputs, mask, texts, strict=False):
+        assert row[real].tolist() == plain(text)
+        assert not row[~real].any()
+    assert inputs.shape[1] == sentences.MAX_TOKENS
+    assert inputs[-1, -1] == index["[SEP]"]  # which a cut leaves
+
+
+def test_the_released_transformer_reads_word_pieces():
+    released, words = (data.load(settings.get(f"transformer-sst2{tail}", "test")) for tail in ("-published", ""))
+    assert np.all(released.inputs[:, 0] == 101)
+    np.testing.assert_array_equal(released.targets, words.targets)
+    np.testing.assert_array_equal(released.indices, words.indices)
 
 
 def test_the_vocabulary_does_not_depend_on_the_process():

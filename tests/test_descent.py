@@ -114,3 +114,15 @@ def test_steps_to_a_level():
 def test_mistakes_are_named(quadratic, rates, every, message):
     with pytest.raises(ValueError, match=message):
         descent.descend(*quadratic, rates, every=every)
+
+
+def test_gradients_of_a_higher_precision_keep_gradient_descent_on_its_path(network, edge):
+    """Positions are exact to twice float32: what is lost in ∇L is most of the error, and float64 there removes it."""
+    (objective, _, _), (theta, _) = network, edge
+    given = oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch()
+    single, mixed = (Objective.create(*given, dtype=jnp.float32, gradient_dtype=d) for d in (None, jnp.float64))
+    ends = [
+        descent.descend(each, theta, GradientDescent(oracles.RATE), 40).theta for each in (objective, single, mixed)
+    ]
+    exact, plain, precise = map(np.asarray, ends)
+    assert np.abs(precise - exact).max() < np.abs(plain - exact).max() / 5

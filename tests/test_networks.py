@@ -22,7 +22,7 @@ _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_le
 
 def _setting(model: str, **fields) -> settings.Setting:
     """The smallest setting of a model: cats and dogs at half size, or sentences."""
-    dataset = "sst2" if model in ("transformer", "bert-tiny") else "cats-dogs"
+    dataset = "sst2" if model.startswith(("transformer", "bert")) else "cats-dogs"
     tiny = {"name": model, "scale": "test", "dataset": dataset, "n": 4, "model": model, "width": 4, "image_size": 16}
     tiny |= {"criterion": "squared-error", "learning_rate": 0.1, "edge_steps": 1, "tracked_steps": 0}
     return settings.Setting(**(tiny | fields))
@@ -110,12 +110,32 @@ def test_parameter_counts_follow_from_the_shapes():
     layer = 4 * (w + 1) * w + 2 * 2 * w + (w + 1) * 4 * w + (4 * w + 1) * w
     transformer = _setting("transformer", width=w)
     assert count(transformer) == sentences.VOCABULARY * w + sentences.MAX_TOKENS * w + 2 * layer + (w + 1)
+    thinner = 2 * 2 * 3 * w * w + 2 * 3 * w  # 2 layers, each two matrices of w × 4w and the inner bias: 4w becomes w
+    more = (networks.RELEASED_VOCABULARY - sentences.VOCABULARY) * w
+    assert count(transformer) - count(_setting("transformer-released", width=w)) == thinner - more
 
 
 def test_resnet_has_eighteen_weighted_layers():
     _, params, _ = _initialized(_setting("resnet18", width=16, image_size=32))
     kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
     assert sum(kernel.ndim == 2 or kernel.shape[0] == 3 for kernel in kernels) == 18
+
+
+def test_the_released_resnet_has_relu_inside_and_kaimings_normal_weights():
+    setting = _setting("resnet18-released", width=16, activation="tanh")
+    _, params, batch = _initialized(setting)
+    kernel = np.asarray(params["ResidualBlock_7"]["Conv_0"]["kernel"])  # (3, 3, 128, 128)
+    spread = 5 / (2 * kernel.size) ** 0.5
+    assert kernel.std() == pytest.approx((2 / np.prod(kernel.shape[:-1])) ** 0.5, rel=spread)
+    assert np.abs(kernel).max() > 2 * kernel.std()  # not uniform, which ends at √3
+    assert all(np.all(block["Normalize_1"]["scale"] == 1) for name, block in params.items() if "Block" in name)
+    called = {"relu": 0, "tanh": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, home in (("relu", nn), ("tanh", jnp)):
+            patch.setattr(home, name, lambda x, name=name: called.update({name: called[name] + 1}) or x)
+        patch.setitem(networks.ACTIVATIONS, "tanh", jnp.tanh)
+        jax.eval_shape(lambda p: networks.apply(networks.build(setting), p, batch[0]), params)
+    assert called == {"relu": 1 + 8, "tanh": 8}  # the stem and the eight blocks' first halves; the eight sums
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vgg11"])
@@ -147,7 +167,7 @@ def test_mlp_and_cnn_start_uniform_within_one_over_root_fan_in():
                 assert np.abs(kernel).max() > bound * (1 - 10 / kernel.size)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "transformer", "bert-tiny"])
+@pytest.mark.parametrize("model", ["resnet18", "resnet18-released", "transformer", "transformer-released", "bert-tiny"])
 def test_zero_head_gives_zero_outputs_at_the_start(model):
     module, params, batch = _initialized(_setting(model))
     forward = _jit(lambda p: networks.apply(module, p, batch[0], *batch[2:]))
@@ -243,6 +263,16 @@ def test_padding_does_not_change_the_outputs(model):
     np.testing.assert_allclose(padded, plain, atol=1e3 * EPS)
     np.testing.assert_allclose(junk, plain, atol=1e3 * EPS)
     assert np.abs(unmasked - plain).max() > 1e-6  # the mask does something
+
+
+def test_the_released_transformer_reads_the_padding_as_words():
+    module, params, (tokens, _, mask) = _initialized(_setting("transformer-released"))
+    params = _moved(params)
+    apply = _jit(networks.apply, static_argnums=0)
+    plain = apply(module, params, tokens, mask)
+    np.testing.assert_array_equal(apply(module, params, tokens), plain)
+    junk = apply(module, params, np.where(mask, tokens, 19).astype(np.int32), mask)
+    assert np.abs(junk - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize("groups", [0, 1, 2, 6])

@@ -1,5 +1,7 @@
 """Derivatives against dense automatic differentiation and differences at √eps; micro-batches; worded errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -133,6 +135,39 @@ def test_derivatives_come_in_the_precision_asked_for(network):
         assert rough.dtype == jnp.float32
         # float32's eps is 1.2e-7; sums of 40 terms and the three nested passes lose a digit and a half
         np.testing.assert_allclose(rough, exact, atol=5e-6 * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_first_derivatives_alone_may_be_of_a_higher_precision(network, size):
+    """L and ∇L are those of float64, rounded once; all else is what float32 gives; another batch may take its place."""
+    objective, theta, _ = network
+    given = oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch()
+    options = {"dtype": jnp.float32, "micro_batch": size}
+    single, mixed = (Objective.create(*given, gradient_dtype=d, **options) for d in (None, jnp.float64))
+    assert single.precise is None
+    assert mixed.precise.batch is None
+    fewer = jax.tree.map(lambda a: a[::-1][:28], single.batch)
+    single, mixed = (dataclasses.replace(each, batch=fewer) for each in (single, mixed))
+    exact = dataclasses.replace(objective, batch=jax.tree.map(lambda a: a.astype(jnp.float64), fewer))
+    v = direction(theta, 1).astype(jnp.float32)
+    loss, gradient = value_and_grad(exact, theta)
+    loss, gradient = loss.astype(jnp.float32), gradient.astype(jnp.float32)
+    one, (two, products) = cubic(mixed, theta, v), cubic_and_hvps(mixed, theta, v, v[None])
+    for found in (value_and_grad(mixed, theta), one[:2], two[:2], gradient_and_hvp(mixed, theta, v)[:2],
+                  mixed.gradient_and_hvps(theta, v[None])[:2]):  # fmt: skip
+        np.testing.assert_allclose(found[0], loss, rtol=1e-7)
+        np.testing.assert_allclose(found[1], gradient, rtol=2e-7, atol=1e-12)
+    assert np.abs(value_and_grad(single, theta)[1] - gradient).max() > 5e-8 * np.abs(gradient).max()
+    plain, more = cubic_and_hvps(single, theta, v, v[None])
+    for found, expected in ((one, plain), (two, plain), ((0, 0, products), (0, 0, more))):
+        for a, b in zip(found[2:], expected[2:], strict=True):
+            assert a.dtype == jnp.float32
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * float(jnp.abs(b).max()))
+
+
+def test_what_jax_has_not_is_not_promised():
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"dtype float64 needs .*jax_enable_x64"):
+        Objective.create(lambda p: jnp.sum(p["w"]), {"w": np.ones(3, np.float32)}, gradient_dtype="float64")
 
 
 @pytest.mark.parametrize(

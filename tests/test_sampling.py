@@ -89,7 +89,8 @@ def test_growth_is_simulated_in_the_precision_of_the_inputs():
     inputs = jnp.asarray(X, jnp.float32)
     with jax.enable_x64(True):
         logs = sampling.simulated_growth(jax.random.key(0), inputs, 3, np.float64(0.1), copies=10, steps=5)
-    assert logs.dtype == jnp.float32 and np.all(np.isfinite(logs))
+    assert logs.dtype == jnp.float32
+    assert np.all(np.isfinite(logs))
 
 
 def test_batches_take_each_sample_once_a_round():

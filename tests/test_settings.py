@@ -41,6 +41,15 @@ def test_activations_differ_in_nothing_else(activation, scale):
     assert dataclasses.replace(changed, **as_base) == base
 
 
+@pytest.mark.parametrize("name", [name for name in settings.names() if name.endswith("-published")])
+def test_as_published_means_so_at_every_scale(name):
+    for scale in settings.SCALES:
+        setting = settings.get(name, scale)
+        assert (setting.kick, setting.midpoint, setting.gradient_dtype) == (0, True, "float64")
+        assert (setting.activation, setting.generalized, setting.directions) == ("swish", True, 1)
+        assert setting.model not in ("resnet18", "transformer")  # the smooth variants
+
+
 def test_a_setting_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.get("mlp-cifar10").n = 3
@@ -68,6 +77,8 @@ def test_a_setting_cannot_be_changed():
         ("micro_batch", 0, r"micro_batch must lie in 1\.\.n=100 or be None, got 0"),
         ("micro_batch", 101, r"micro_batch must lie in 1\.\.n=100 or be None, got 101"),
         ("model", "transformer", "model 'transformer' does not read data set 'cats-dogs'"),
+        ("model", "transformer-released", "model 'transformer-released' does not read data set 'cats-dogs'"),
+        ("gradient_dtype", "float16", "unknown gradient_dtype 'float16'; known: float32, float64"),
     ],
 )
 def test_a_bad_field_is_named(field, value, message):
@@ -98,7 +109,7 @@ def test_every_field_enters_the_digest(field):
     other = {
         "name": "other", "scale": "quick", "dataset": "cifar10", "model": "cnn", "activation": "tanh",
         "criterion": "logistic", "learning_rate": 0.03, "image_size": 16, "micro_batch": 10, "generalized": True,
-        "kick": 0.5,
+        "kick": 0.5, "gradient_dtype": "float64",
     }.get(field, getattr(one, field) + 2 if isinstance(getattr(one, field), int) else None)  # fmt: skip
     changed = dataclasses.replace(one, **{field: other})
     assert changed.digest() != one.digest()

@@ -65,17 +65,21 @@ def descend(objective: Objective, rule: Rule, start, steps, length):
     return jax.lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), start, start, losses))[1:]
 
 
-@jax.jit(static_argnames=("tolerance",))
-def _measure(objective: Objective, rule: Rule, here, starts, tolerance):
+@jax.jit(static_argnames=("tolerance", "midpoint"))
+def _measure(objective: Objective, rule: Rule, here, starts, tolerance, midpoint):
     """Measure at ``here``, (θ, memory), from starts (1, p), or (2, p) where a scaled Hessian's eigenvector is too."""
     theta, memory = here
-    geometry = local_geometry(objective, theta, starts[0], tolerance=tolerance, max_products=2000)
-    values = {name: getattr(geometry, name) for name in ("loss", "sharpness", "alpha")}
-    values |= {"gradient_norm": jnp.linalg.norm(geometry.gradient), "curvature": geometry.sharpness}
+    first, where = objective.value_and_grad(theta) if midpoint else None, theta
+    if first is not None:
+        where = theta + (rule.step(objective, theta, memory, *first)[0] - theta) / 2
+    geometry = local_geometry(objective, where, starts[0], tolerance=tolerance, max_products=2000)
+    loss, gradient = first or (geometry.loss, geometry.gradient)
+    values = {"loss": loss, "sharpness": geometry.sharpness, "alpha": geometry.alpha}
+    values |= {"gradient_norm": jnp.linalg.norm(gradient), "curvature": geometry.sharpness}
     vectors = geometry.eigenvector[None]
     if len(starts) > 1:  # the preconditioner is that of the step from here
-        scale = rule.scale(rule.step(objective, theta, memory, geometry.loss, geometry.gradient)[1])
-        operator = preconditioned(lambda v: objective.hvp(theta, v), scale)
+        scale = rule.scale(rule.step(objective, theta, memory, loss, gradient)[1])
+        operator = preconditioned(lambda v: objective.hvp(where, v), scale)
         pair = leading_eigenpair(operator, starts[1], tolerance=tolerance, max_products=2000)
         vectors, values = jnp.concatenate([vectors, pair.vectors]), values | {"curvature": pair.values[0]}
     return vectors, values
@@ -84,7 +88,7 @@ def _measure(objective: Objective, rule: Rule, here, starts, tolerance):
 def find_instability(
     objective: Objective, theta: Any, rule: Rule | float,
     *, max_steps: int, max_interval: int = LONGEST_INTERVAL, tolerance: float = 3e-3, seed: int = 0,
-    progress: bool = True, restore: Callable | None = None, save: Callable | None = None,
+    midpoint: bool = False, progress: bool = True, restore: Callable | None = None, save: Callable | None = None,
 ) -> Approach:  # fmt: skip
     """Train, full batch, until S first reaches 2/η; return the series so far whatever happens.
 
@@ -95,14 +99,14 @@ def find_instability(
     excursion between two measurements that raises no loss: :attr:`Approach.unmeasured` bounds its length, and
     ``max_interval=1`` excludes it.  The step found does not depend on ``max_steps``.
 
-    ``rule`` is an update rule with an edge, or the step size η of gradient descent. Of another rule the curvature
-    that its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises,
-    as it may below the edge, gives no reason to look closely. A rule with a scale is not judged before its first
-    step, whose P has seen one gradient. From ``theta`` (p,) at most ``max_steps`` are taken, with measurements at
-    most ``max_interval`` steps apart. ``tolerance`` is the residual of the eigenvector relative to S, ``seed`` that
-    of the first eigen-solve; ``progress`` draws a bar on standard error.  After each interval ``save`` is called with
-    the search's state, a pytree; ``restore``, called with the structure of one, returns such a state, from which the
-    search goes on with the numbers it would have had, or None.
+    ``rule`` is an update rule with an edge, or the step size η of gradient descent. Of another rule the curvature that
+    its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises, as it
+    may below the edge, gives no reason to look closely. A rule with a scale is not judged before its first step, whose
+    P has seen one gradient. From ``theta`` (p,) at most ``max_steps`` are taken, with measurements at most
+    ``max_interval`` steps apart. ``tolerance`` is the residual of the eigenvector relative to S, ``seed`` that of the
+    first eigen-solve; ``midpoint`` measures halfway along each step, as published, at a gradient more; ``progress``
+    draws a bar. After each interval ``save`` is called with the state, a pytree; ``restore``, called with the structure
+    of one, returns such a state, from which the search goes on with the numbers it would have had, or None.
 
     Raises:
         ValueError: if η is not positive and finite, the rule has no edge, ``max_steps`` or ``max_interval`` < 1, or θ
@@ -117,7 +121,7 @@ def find_instability(
     noise = 100 * float(jnp.finfo(objective.dtype).eps)  # of a loss, relative: a mean over samples adds up roundings
 
     def look(here, vectors, step):
-        vectors, values = _measure(objective, rule, here, vectors, tolerance)
+        vectors, values = _measure(objective, rule, here, vectors, tolerance, midpoint)
         values = {"step": step} | {name: float(value) for name, value in values.items()}
         return vectors, values | {"edge": float(rule.edge_at(values["gradient_norm"]))}
 

@@ -232,6 +232,5 @@ def run(
         where = approach.theta, approach.eigenvector
         tracked = track_from(objective, *where, rule, steps=steps, progress=progress, **tracking)
         data = data.merge(tracked, combine_attrs="override").assign_attrs(tracked.attrs)
-    attributes = {"status": approach.status.message, "instability_step": approach.step}
-    attributes |= {"unmeasured_steps": approach.unmeasured}
-    return variables.describe(data).assign_attrs(**attributes, learning_rate=rule.learning_rate, edge=rule.edge)
+    told = dict(status=approach.status.message, instability_step=approach.step, unmeasured_steps=approach.unmeasured)
+    return variables.describe(data).assign_attrs(**told, learning_rate=rule.learning_rate, edge=rule.edge)

@@ -6,7 +6,8 @@ subset inside this package, enough for every quick setting, and the third a down
 ``EOSLIB_CACHE``.  All give the same arrays bit for bit.
 
 Images are standardized per channel over the *training* images requested, test images by the statistics of the ``fit``
-first training images.  Likewise the vocabulary of SST-2 is that of the training sentences.  Samples are in the order of
+first training images.  Likewise the vocabulary of SST-2 is that of the training sentences, or BERT's for the released
+transformer.  Samples are in the order of
 the canonical files, with classes mixed as they are there.
 
 >>> data = cifar10_cats_dogs(10)
@@ -46,7 +47,7 @@ def load(setting: Setting, split: str = "train", n: int | None = None, folder=No
         n = LARGEST[setting.dataset]["test"] if setting.scale == "paper" else TEST_SAMPLES[setting.dataset]
     n, chosen = setting.n if n is None else n, dict(folder=folder, fit=setting.n)
     if setting.dataset == "sst2":
-        data = sst2(n, split, **chosen)
+        data = sst2(n, split, pieces=setting.model == "transformer-released", **chosen)
     else:
         data = cifar10(n, split, dataset=setting.dataset, image_size=setting.image_size, **chosen)
     if setting.criterion == "cross-entropy" and setting.dataset != "cifar10":

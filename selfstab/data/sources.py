@@ -34,13 +34,14 @@ SHA256 = {
     "SST-2/train.tsv": "e981ceb4fe6c9acd1c79851d0d091b9e78103f1f2a399ca83dda27915d41c56c",
     "SST-2/dev.tsv": "84207e6be5873fb18db798cc6faec86871f5a426554650ff64a1c34e87665f6f",
 }
-#: Compressed files of the subset, and their SHA-256 (made by tests/make_subset.py, which prints them).
+#: Compressed files of the subset, and their SHA-256 (made by tests/make_subset.py, which prints them, but for BERT's).
 SUBSET = Path(__file__).parent / "_subset"
 SUBSET_SHA256 = {
     "cifar10-train.xz": "94024ccec1eb53b31a47ba0cbac7d140fc7a448114f4a2e531104f43904c5bb1",
     "cifar10-test.xz": "4b21edcf8ae4812662918f2242bf44a7b08c1989ea3c47cdb507df250a0da087",
     "sst2-train.xz": "8c48fb70521387bae28432be765e928dc8be15d305be9868f49ec9d29f4a7164",
     "sst2-test.xz": "d70203255323165b1b0299531d2c4eddebaa4f756478c31c8d4c4d7adbbc8f42",
+    "bert-base-uncased.xz": "235d9905185f223a5fb2d98d0c93fccf859bde330c2d5115441a31609294eb8e",
 }
 
 

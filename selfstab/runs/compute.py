@@ -40,9 +40,10 @@ def compute(
     The numbers are those of a run that was never killed.  If two processes ask for the same run, it is computed once.
     ``devices`` share the samples: as many as divide them, by default.  Where JAX computes in several processes
     (``jax.distributed``), each calls this; process 0 alone locks, judges and writes, and all read the same files.
-    Matrix products are in full float32, which accelerators round by default.
+    Matrix products are in full float32, which accelerators round by default.  JAX has 64 bits where the setting asks.
     """
-    with jax.default_matmul_precision("highest"):
+    double = jax.enable_x64(True) if setting.gradient_dtype == "float64" else contextlib.nullcontext()
+    with jax.default_matmul_precision("highest"), double:
         return _compute(setting, seed, progress, folder, devices)
 
 
