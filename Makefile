@@ -9,13 +9,13 @@ CASES = 2000
 VENV = .venv/bin/python
 COMPILE = $(VENV) -m uv pip compile -q --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header \
   $(if $(UPGRADE),--upgrade)
-TARGETS = book figures test fuzz mutants lint bench serve pdf lock clean help
+TARGETS = book figures record test fuzz mutants lint bench serve pdf lock clean help
 
 # Whatever the locale.
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: $(TARGETS) environment checked
+.PHONY: $(TARGETS) environment checked named
 .NOTPARALLEL:
 
 # `exec` in every recipe: the process that works is then make's own child, and notices when make is gone.
@@ -23,6 +23,7 @@ export PYTHONUTF8 = 1
 help:
 	@echo "make book     environment, every run, notebook and figure, and the HTML book in book/_build/html"
 	@echo "make figures  the same without the book: results/SCALE/"
+	@echo "make record   NAME=mlp-cifar10 one run at paper scale into results/paper/, resumed if it was stopped (RATE=0.01)"
 	@echo "make test     the test suite (after make book it looks at the book in a browser too)"
 	@echo "make fuzz     CASES=$(CASES) random losses against the library, other ones each time"
 	@echo "make mutants  the library broken on purpose, one way after another: which claims notice (an hour)"
@@ -40,6 +41,9 @@ help:
 
 book figures: checked environment
 	@exec $(VENV) workflow/make.py $@ --scale $(SCALE) --seed $(SEED) --jobs $(JOBS) --profile $(PROFILE)
+
+record: checked named environment
+	@exec $(VENV) -m selfstab.runs --scale paper --name "$(NAME)" --seed $(SEED) $(if $(RATE),--learning-rate "$(RATE)")
 
 test: checked environment
 	@exec $(VENV) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -80,6 +84,9 @@ checked:
 	@test -f "workflow/profiles/$(PROFILE)/config.yaml" || { \
 	  echo "PROFILE must be default or slurm (a folder of workflow/profiles), got '$(PROFILE)'." >&2; exit 1; }
 	@case "$(JOBS)" in ''|0|*[!0-9]*) echo "JOBS must be a whole number of at least 1, got '$(JOBS)'." >&2; exit 1;; esac
+
+named:
+	@test -n "$(NAME)" || { echo "make record needs the NAME of a setting, as in make record NAME=mlp-cifar10." >&2; exit 1; }
 
 environment:
 	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \

@@ -24,26 +24,40 @@ def with_quotient(objective: Objective, theta, start):
     return jnp.vdot(u, hvp(objective, theta, u)), u
 
 
+def strengths(point: reference.Point) -> tuple:
+    """L, S, α = −∇L·∇S and β = ‖∇S⊥‖² of a point that the published procedure measured."""
+    slope = jnp.vdot(point.eigenvector, point.sharpness_gradient)
+    across = point.sharpness_gradient - slope * point.eigenvector
+    alpha = -jnp.vdot(point.gradient, point.sharpness_gradient)
+    return point.loss, point.sharpness, alpha, jnp.vdot(across, across)
+
+
 def agreement(start: Start, size: Size) -> dict[str, float]:
     """How far the two sides' constrained trajectories are apart after so many steps, and why.
 
     The published procedure is followed twice: with the eigenvalues that ``lobpcg_standard`` tells, and with Rayleigh
-    quotients of the same vectors.  The first steps are compared with exact projections.
+    quotients of the same vectors.  The first steps are compared with exact projections.  ``differences`` are the
+    largest of a step's, relative, but for the first step, at which the two sides need not be on the boundary yet.
     """
     objective, rate, ours = start.objective, start.setting.learning_rate, start.state.constrained
     begun = reference_start(start)
     u, theta = begun.here.eigenvector, begun.constrained
     quotient = with_quotient(objective, theta, u)[0]
     told, better = (theta, begun.here), (theta, reference.measure(objective, theta, u, with_quotient))
-    paths, losses = [(ours.theta, theta, theta)], []
+    paths, series = [(ours.theta, theta, theta)], []
     for _ in range(size.common_steps):
         ours, record = constrained_step(objective, ours, rate)
-        losses.append([float(record.geometry.loss), float(told[1].loss), float(better[1].loss)])
+        local = record.geometry
+        mine = local.loss, local.sharpness, local.alpha, local.beta
+        series.append([list(map(float, side)) for side in (mine, strengths(told[1]), strengths(better[1]))])
         told = reference.constrained_step(objective, *told, rate)
         better = reference.constrained_step(objective, *better, rate, with_quotient)
         paths = [*paths, (ours.theta, told[0], better[0])] if len(paths) <= size.exact_steps else paths
     delta = float(jnp.sqrt(record.geometry.delta_squared))
-    apart = np.max(np.abs(np.asarray(losses) / np.asarray(losses)[:, :1] - 1), axis=0)
+    numbers = np.asarray(series)  # (steps, sides, L S α β)
+    numbers = np.concatenate([numbers, np.sqrt(2 * numbers[..., 2:3] / numbers[..., 3:])], axis=-1)  # and δ
+    apart = np.max(np.abs(numbers / numbers[:, :1] - 1)[1:], axis=0)  # (sides, 5)
+    names = ("loss", "sharpness", "alpha", "beta", "delta")
     nearest = exact.path(objective, theta, u, rate, size.exact_steps, tolerance=EXACT, linear_tolerance=1e-2)[-1]
 
     def distance(a, b):
@@ -51,8 +65,9 @@ def agreement(start: Start, size: Size) -> dict[str, float]:
 
     return {
         "steps": size.common_steps,
-        "loss_difference": apart[1],  # largest, relative
-        "loss_difference_with_quotients": apart[2],
+        "loss_difference": float(apart[1, 0]),
+        "differences": dict(zip(names, map(float, apart[1]), strict=True)),
+        "differences_with_quotients": dict(zip(names, map(float, apart[2]), strict=True)),
         "distance_delta": distance(ours.theta, told[0]),  # at the end
         "distance_with_quotients_delta": distance(ours.theta, better[0]),
         "travelled_delta": distance(told[0], theta),

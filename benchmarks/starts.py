@@ -38,7 +38,7 @@ class Size(NamedTuple):
     matmul: int  # side of the matrices that measure the machine's peak
 
 
-PAPER = Size("paper", 5, 2, 2, 10, 50, 2, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 1000, 4096)
+PAPER = Size("paper", 5, 2, 2, 10, 60, 2, (500, 1000, 2000, 5000), (50, 100, 200, 400, 800), 1000, 4096)
 SMALL = Size("test", 3, 2, 2, 4, 10, 5, (50, 100, 200), (8, 16, 32), 100, 512)
 
 BEGUN = time.perf_counter()

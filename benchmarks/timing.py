@@ -112,6 +112,10 @@ def tracked_steps(start: Start, size: Size) -> dict:
     per_chunk = 2  # steps of the reference between two chunks
     ours_s = [[] for _ in range(size.chunks)]  # a step
     theirs_s = [[] for _ in range(size.chunks * per_chunk)]
+    # Gradients as published: in float64.
+    double = experiment.prepare(dataclasses.replace(start.setting, gradient_dtype="float64"), SEED).objective
+    double, double_s = dataclasses.replace(double, batch=objective.batch), []
+    reference.tracked_step(double, theirs[0], rate)  # compiles
     gradient_s = []
     for turn in range(size.repeats):
         for chunk in range(size.chunks):
@@ -129,6 +133,7 @@ def tracked_steps(start: Start, size: Size) -> dict:
                 if turn == 0:
                     theirs.append(state)
                     losses.append(float(values["constrained_loss"]))
+            double_s.append(timed(lambda i=place: reference.tracked_step(double, theirs[i], rate))[1])
             say(f"a tracked step: {ours_s[chunk][-1]:.3g} s; of the reference: {theirs_s[place][-1]:.3g} s")
     unit, ours_least, theirs_least = min(gradient_s), np.mean([*map(min, ours_s)]), np.mean([*map(min, theirs_s)])
     series = {name: np.concatenate([np.atleast_1d(record[name]) for record in records]) for name in records[0]}
@@ -141,6 +146,8 @@ def tracked_steps(start: Start, size: Size) -> dict:
         "eoslib_gradients": float(ours_least / unit),
         "reference_s": float(theirs_least),
         "reference_gradients": float(theirs_least / unit),
+        "reference_float64_s": min(double_s),
+        "reference_float64_gradients": float(min(double_s) / unit),
         "every_eoslib_s": ours_s,  # (chunk, repetition)
         "every_reference_s": theirs_s,  # (step, repetition)
         "gradient_s": unit,

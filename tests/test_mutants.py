@@ -72,6 +72,27 @@ def test_the_record_is_of_these_mutants_and_a_claim_noticed_each(mutants):
     assert all(holds(known[id]) for entry in entries.values() for id in entry["red"])
 
 
+def test_what_is_not_examined_again_stays_and_tells_its_code(mutants):
+    """Unless the table has another mutant of its name, or none; claims are those of the last look at their chapter."""
+    asked = mutants.argparse.Namespace(scale="quick", seed=0)
+    every = {name: {"breaks": f"{name} is wrong."} for name in ("a", "b", "c", "d")}
+    entry = lambda name, red: {"name": name, "breaks": f"{name} is wrong.", "red": red, "seconds": 1.0}  # noqa: E731
+    claim = lambda chapter, measured: {"id": f"of-{chapter}", "notebook": chapter, "measured": measured}  # noqa: E731
+    former = {"library_digest": "old", "date": "then", "claims": [claim("01", 0), claim("02", 0)]}
+    changed = entry("d", []) | {"breaks": "d was wrong in another way."}
+    former["mutants"] = [entry("a", ["of-01"]), entry("b", []), changed, entry("gone", [])]
+    now = mutants.record(
+        asked, every, {"breaks": ""}, [claim("02", 1)], [entry("c", []), entry("b", ["of-02"])], former
+    )
+    assert [(each["name"], each["red"]) for each in now["mutants"]] == [("a", ["of-01"]), ("b", ["of-02"]), ("c", [])]
+    assert [each["library_digest"] == "old" for each in now["mutants"]] == [True, False, False]
+    assert now["mutants"][1]["library_digest"] == now["library_digest"]
+    assert now["claims"] == [claim("01", 0), claim("02", 1)]
+    assert now["seconds"] == 3
+    again = mutants.record(asked, every, {"breaks": ""}, [], [], now)  # what tells its code itself keeps it
+    assert again["mutants"] == now["mutants"]
+
+
 def test_what_counts_as_noticed(mutants):
     """A claim that holds on the unbroken code, and does not here, or is no longer made; not an untested one."""
     verdicts = {"a": "holds", "b": "holds", "c": UNTESTED, "d": "does not hold", "e": "holds", "f": "holds"}

@@ -376,7 +376,7 @@ def test_make_explains_itself(project):
         return subprocess.run(asked, cwd=project, env=os.environ | variables, capture_output=True, text=True)
 
     listed = make("help").stdout
-    for target in ("book", "figures", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
+    for target in ("book", "figures", "record", "test", "lint", "bench", "serve", "pdf", "lock", "clean"):
         assert f"make {target} " in listed
     for wrong in ("SCALE=huge", "SEED=one", "JOBS=0"):
         told = make("book", wrong)
@@ -384,6 +384,9 @@ def test_make_explains_itself(project):
         name, value = wrong.split("=")
         assert f"{name} must be" in told.stderr
         assert f"got '{value}'" in told.stderr
+    told = make("record")
+    assert told.returncode != 0
+    assert told.stderr.startswith("make record needs the NAME of a setting")
     told = make("environment", PATH=str(project / "nothing"))
     assert told.returncode != 0
     assert "needs Python 3.11, 3.12 or 3.13" in told.stderr

@@ -2,7 +2,8 @@
 
 A mutant is a copy of the checkout with some text of its source replaced.  The chapters behind which that source stands
 are executed there, with the runs that it makes them compute; the claims that hold in an unbroken copy and not there
-have noticed.  Copies are kept under ``.cache/mutants``: calling again continues.
+have noticed.  Copies are kept under ``.cache/mutants``: calling again continues.  What is recorded of a mutant that is
+not asked for, with ``--only``, stays, and tells by which code it was found.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import digests
 from leash import leash
 
 from selfstab import chapters, source
+from selfstab.records import store
 from selfstab.records.claims import FAILS, holds
 from selfstab.records.paths import results_root
 from selfstab.records.store import write_json
@@ -206,18 +208,27 @@ def main() -> int:
             print(told(entries[-1], sum(count[notebook] for notebook in found)), flush=True)
     survivors = [entry["name"] for entry in entries if not entry["red"]]
     print(f"{len(entries) - len(survivors)} of {len(entries)} mutants are noticed by a claim.", *survivors)
-    if asked.only == list(every) and asked.scale == "quick":
-        write_json(results_root() / "mutants.json", record(asked, unbroken, claims, entries))
+    if asked.scale == "quick":
+        former = store.mutants(results_root()) or {"claims": [], "mutants": []}
+        write_json(results_root() / "mutants.json", record(asked, every, unbroken, claims, entries, former))
     return 1 if survivors else 0
 
 
-def record(asked: argparse.Namespace, unbroken: dict, claims: list[dict], entries: list[dict]) -> dict:
-    """What is kept of a whole examination, with where it comes from."""
+def record(asked: argparse.Namespace, every: dict, unbroken: dict, claims: list, entries: list, former: dict) -> dict:
+    """What is kept of an examination, with where it comes from, beside what the former record has of other mutants."""
     from selfstab.runs.provenance import environment, now
 
     origin = {"scale": asked.scale, "seed": asked.seed, "unbroken": unbroken["breaks"], "date": now()} | environment()
-    origin |= {"library_digest": source.numerical_digest(), "seconds": sum(entry["seconds"] for entry in entries)}
-    return origin | {"claims": claims, "mutants": entries}
+    origin |= {"library_digest": source.numerical_digest()}
+    whence = ("library_digest", "date")
+    kept = {each["name"]: {field: former[field] for field in whence} | each for each in former["mutants"]}
+    kept = {name: each for name, each in kept.items() if every.get(name, {}).get("breaks") == each["breaks"]}
+    kept |= {each["name"]: each | {field: origin[field] for field in whence} for each in entries}
+    mutants = [kept[name] for name in every if name in kept]
+    looked_at = {claim["notebook"] for claim in claims}
+    claims = [*(claim for claim in former["claims"] if claim["notebook"] not in looked_at), *claims]
+    claims.sort(key=lambda claim: claim["notebook"])
+    return origin | {"seconds": sum(each["seconds"] for each in mutants), "claims": claims, "mutants": mutants}
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class MutantsTable(RecordDirective):
             "claims": [(claim, notices[claim["id"]], tried[claim["notebook"]]) for claim in claims],
             "noticing": len(notices),
             "holding": sum(map(holds, claims)),
-            "older": record["library_digest"] != source.numerical_digest(),
+            "older": sum(each.get("library_digest") != source.numerical_digest() for each in mutants),
         }
 
 

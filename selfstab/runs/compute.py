@@ -113,7 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(results_root() / "checkpoints" / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs add up to seconds
-    setting = settings.get(chosen.name, chosen.scale, **overrides)
+    try:
+        setting = settings.get(chosen.name, chosen.scale, **overrides)
+    except ValueError as wrong:
+        parser.error(str(wrong))
     why = stale(setting, chosen.seed) or "already computed"
     print(f"{setting.key(chosen.seed)} ({setting.scale}): {why}", file=sys.stderr)
     told = compute(setting, chosen.seed, progress=sys.stderr.isatty(), devices=chosen.devices).attrs

@@ -213,7 +213,7 @@ def test_mutants_and_who_notices_them(tmp_path):
     assert status == 0, messages
     words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
     assert "1 of 2 mutants are noticed: at least one claim turns red. Of the 2 claims" in words
-    assert "today: A_CPU, 2 threads, 2 h 0 min of computing, commit abc, numerical code 12, older than" in words
+    assert "today: A_CPU, 2 threads, 2 h 0 min of computing, commit abc, numerical code 12; 2 of the mutants" in words
     assert "All is there." in words
     assert re.search(r"no-force, in a_b\.py\. 01: rises\. 1 of 2", words)
     assert "stops with words: ValueError: x_1 must be *positive* none 0 of 2" in words
