@@ -6,7 +6,7 @@ import exact
 import jax.numpy as jnp
 import numpy as np
 import reference
-from starts import Size, Start, reference_start
+from starts import Size, Start, published, reference_start
 from timing import constrained_step, hvp
 
 from eoslib.objective import Objective
@@ -24,34 +24,37 @@ def with_quotient(objective: Objective, theta, start):
     return jnp.vdot(u, hvp(objective, theta, u)), u
 
 
-def strengths(point: reference.Point) -> tuple:
-    """L, S, α = −∇L·∇S and β = ‖∇S⊥‖² of a point that the published procedure measured."""
+def strengths(objective: Objective, theta, point: reference.Point) -> tuple:
+    """L, S = u·∇²L u, α = −∇L·∇S and β = ‖∇S⊥‖² at θ†, where the published procedure measured the rest."""
+    sharpness = jnp.vdot(point.eigenvector, hvp(objective, theta, point.eigenvector))
     slope = jnp.vdot(point.eigenvector, point.sharpness_gradient)
     across = point.sharpness_gradient - slope * point.eigenvector
     alpha = -jnp.vdot(point.gradient, point.sharpness_gradient)
-    return point.loss, point.sharpness, alpha, jnp.vdot(across, across)
+    return point.loss, sharpness, alpha, jnp.vdot(across, across)
 
 
 def agreement(start: Start, size: Size) -> dict[str, float]:
     """How far the two sides' constrained trajectories are apart after so many steps, and why.
 
-    The published procedure is followed twice: with the eigenvalues that ``lobpcg_standard`` tells, and with Rayleigh
-    quotients of the same vectors.  The first steps are compared with exact projections.  ``differences`` are the
-    largest of a step's, relative, but for the first step, at which the two sides need not be on the boundary yet.
+    The published procedure, its gradients in float64, is followed twice: with the eigenvalues that
+    ``lobpcg_standard`` tells, and with Rayleigh quotients of the same vectors. The first steps are compared with
+    exact projections. ``differences`` are the largest of a step's, relative, but for the first step, at which the two
+    sides need not be on the boundary yet.
     """
     objective, rate, ours = start.objective, start.setting.learning_rate, start.state.constrained
-    begun = reference_start(start)
+    double = published(start)
+    begun = reference_start(start, double)
     u, theta = begun.here.eigenvector, begun.constrained
     quotient = with_quotient(objective, theta, u)[0]
-    told, better = (theta, begun.here), (theta, reference.measure(objective, theta, u, with_quotient))
+    told, better = (theta, begun.here), (theta, reference.measure(double, theta, u, with_quotient))
     paths, series = [(ours.theta, theta, theta)], []
     for _ in range(size.common_steps):
         ours, record = constrained_step(objective, ours, rate)
         local = record.geometry
         mine = local.loss, local.sharpness, local.alpha, local.beta
-        series.append([list(map(float, side)) for side in (mine, strengths(told[1]), strengths(better[1]))])
-        told = reference.constrained_step(objective, *told, rate)
-        better = reference.constrained_step(objective, *better, rate, with_quotient)
+        series.append([list(map(float, side)) for side in (mine, strengths(double, *told), strengths(double, *better))])
+        told = reference.constrained_step(double, *told, rate)
+        better = reference.constrained_step(double, *better, rate, with_quotient)
         paths = [*paths, (ours.theta, told[0], better[0])] if len(paths) <= size.exact_steps else paths
     delta = float(jnp.sqrt(record.geometry.delta_squared))
     numbers = np.asarray(series)  # (steps, sides, L S α β)

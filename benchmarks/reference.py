@@ -15,6 +15,7 @@ whose results this one checks.  Positions are float64, derivatives in the object
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -145,6 +146,7 @@ def constrained_step(
 
 def flow_step(objective: Objective, theta, start, learning_rate: float):
     """Gradient flow over a time η by ⌈ηS⌉ Euler sub-steps; returns the point reached, L and S at θ, and u there."""
+    objective = dataclasses.replace(objective, precise=())  # the flow's gradients are float32 as published
     sharpness, u = leading_eigenpair(objective, theta, start)
     substeps = max(1, math.ceil(learning_rate * float(sharpness))) if math.isfinite(float(sharpness)) else 1
     first_loss = None

@@ -108,7 +108,7 @@ def measure(size: Size) -> dict:
         "tracked_step_gradients": tracked["eoslib_gradients"],
         "constrained_step_ratio": constrained["reference"] / constrained["eoslib"],
         "tracked_step_ratio": tracked["reference_s"] / tracked["eoslib_s"],
-        "tracked_step_float64_ratio": tracked["reference_float64_s"] / tracked["eoslib_s"],
+        "tracked_step_float64_ratio": tracked["reference_float64_s"] / tracked["eoslib_float64_s"],
         "peak_rss_ratio": used["eoslib"]["peak"] / used["reference"]["peak"],
         "peak_rss_once_compiled_ratio": compiled[0] / compiled[1] if all(compiled) else None,
         "matmul_share": operations / unit / peak,
@@ -160,11 +160,8 @@ def table(found: dict) -> str:
     row("reference: constrained step", constrained["reference"], constrained["reference"] / constrained["gradient"])
     row("whole tracked step", tracked["eoslib_s"], tracked["eoslib_gradients"])
     row("reference: whole tracked step", tracked["reference_s"], tracked["reference_gradients"])
-    row(
-        "reference: the same, gradients in float64",
-        tracked["reference_float64_s"],
-        tracked["reference_float64_gradients"],
-    )
+    for side, words in (("eoslib", "whole tracked step"), ("reference", "reference: the same")):
+        row(f"{words}, gradients in float64", tracked[f"{side}_float64_s"], tracked[f"{side}_float64_s"] / unit)
     for name in ("several", "several_without_flow", "one"):
         side = found["several"][name]
         row(f"three eigenvalues at the edge: {name}", side["gradients"] * unit, side["gradients"])

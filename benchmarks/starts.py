@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -97,11 +98,17 @@ def library_start(edge: Edge) -> Start:
     return Start(edge.setting, edge.objective, state, options)
 
 
-def reference_start(start: Start) -> reference.State:
+def published(start: Start) -> Objective:
+    """The objective with loss and gradient in float64, as published; all else stays in float32."""
+    double = experiment.prepare(dataclasses.replace(start.setting, gradient_dtype="float64"), SEED).objective
+    return dataclasses.replace(double, batch=start.objective.batch)
+
+
+def reference_start(start: Start, objective: Objective | None = None) -> reference.State:
     """The published procedure's state at the same positions."""
     state = start.state
     return reference.start(
-        start.objective,
+        objective or start.objective,
         state.descent.theta,
         state.constrained.eigenvector,
         start.setting.learning_rate,

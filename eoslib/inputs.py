@@ -56,9 +56,14 @@ def precision(params, dtype=None) -> np.dtype:
         dtype = jnp.dtype(dtype or jnp.result_type(jnp.float32, *(leaf for _, leaf in named)))
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+    require_available(dtype)
+    return dtype
+
+
+def require_available(dtype) -> None:
+    """Raise ValueError if JAX, in its present mode, would give another precision instead."""
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError("dtype float64 needs jax.config.update('jax_enable_x64', True): without it JAX has none")
-    return dtype
 
 
 def at_least(dtype, tree, *, exactly: bool = False):

@@ -72,7 +72,7 @@ class Objective:
     dtypes: tuple = ()  # dtypes of the parameters' leaves, as they were given
     reverse: bool = False  # whether the loss refuses forward mode (custom_vjp): two vjps then replace a jvp
     shards: int = 1  # devices over which the samples are spread; each evaluates its part of a micro-batch
-    precise: Any = None  # the same without its batch, of a higher precision, in which L and ∇L are evaluated
+    precise: tuple = ()  # a higher precision for L and ∇L, and the ``unravel`` of a vector in it; empty: as all else
 
     @classmethod
     def create(
@@ -82,17 +82,17 @@ class Objective:
         """Build an objective from a loss on a pytree ``params`` of floating-point arrays.
 
         Only the shapes, structure and dtypes of ``params`` matter.  ``dtype`` is theirs by default, float32 at least,
-        and the loss receives the parameters, and batch floats of lower precision, in it.  In ``gradient_dtype``, the
-        published choice is float64, L and ∇L alone are evaluated, at two gradients in ``dtype`` more, and then rounded
-        to ``dtype``.  ``has_aux`` is for a loss that returns (loss, aux); the other arguments are the fields above.
+        and the loss receives the parameters, and batch floats of lower precision, in it.  In ``gradient_dtype``,
+        the published choice is float64, L and ∇L alone are evaluated, by a pass of their own, and then rounded to
+        ``dtype``.  ``has_aux`` is for a loss that returns (loss, aux); the other arguments are the fields above.
 
         Raises:
             ValueError: if the loss cannot be called this way, returns no scalar, has no second derivative, or, with
                 ``micro_batch``, is not a mean over samples; if ``params`` has no leaf, or one that is not a
                 floating-point array; if the leading axes of the batch disagree, or ``micro_batch`` is out of range;
-                if a precision is asked for that JAX, without ``jax_enable_x64``, does not have.
+                if ``gradient_dtype`` is the lower precision, or one that JAX, without ``jax_enable_x64``, has not.
         """
-        given, exactly, dtype = loss_fn, dtype is not None, inputs.precision(params, dtype)
+        exactly, dtype = dtype is not None, inputs.precision(params, dtype)
         loss_fn = inputs.Loss.of(loss_fn, *("params", "batch")[: 1 + (batch is not None)], has_aux=has_aux)
         theta, unravel = ravel_pytree(inputs.at_least(dtype, inputs.beside(batch, params), exactly=True))
         if batch is not None:
@@ -117,17 +117,26 @@ class Objective:
             objective = dataclasses.replace(objective, reverse=reverse)
             try:  # a custom_vjp in forward mode is traced without complaint, into a primitive that cannot be evaluated
                 if "custom_lin" not in inputs.primitives(_hvp.trace(objective, theta, theta).jaxpr):
-                    break
+                    return objective._with(gradient_dtype, params)
             except Exception as error:
                 failure = failure or error
-        else:
-            words = "loss_fn must be twice differentiable, in forward or reverse mode"
-            raise ValueError(f"{words}: {failure}") from failure
-        if gradient_dtype is None or inputs.precision(params, gradient_dtype) == dtype:
-            return objective
-        options = {"micro_batch": micro_batch, "dtype": gradient_dtype, "has_aux": has_aux}
-        precise = dataclasses.replace(cls.create(given, params, batch, **options), batch=None)
-        return dataclasses.replace(objective, precise=precise)
+        raise ValueError(f"loss_fn must be twice differentiable, in forward or reverse mode: {failure}") from failure
+
+    def _with(self, gradient_dtype, params) -> Objective:
+        """Return the objective with its first derivatives in another precision."""
+        if gradient_dtype is None or (precision := inputs.precision(params, gradient_dtype)) == self.dtype:
+            return self
+        if precision != jnp.float64:
+            raise ValueError(f"gradient_dtype must not be lower than dtype {self.dtype}, got {precision}")
+        unravel = ravel_pytree(inputs.at_least(precision, self.place(params), exactly=True))[1]
+        return dataclasses.replace(self, precise=(precision, unravel))
+
+    def _double(self) -> Objective:
+        """Return the objective in the precision of its first derivatives."""
+        dtype, unravel = self.precise
+        inputs.require_available(dtype)
+        batch = inputs.at_least(dtype, self.batch)
+        return dataclasses.replace(self, batch=batch, dtype=dtype, unravel=unravel, precise=())
 
     def ravel(self, params) -> Float[Array, " p"]:
         """Return a pytree of parameters as a flat vector, in the order of :attr:`unravel`."""
@@ -192,19 +201,19 @@ class Objective:
 
     def loss(self, theta: Theta) -> Float[Array, ""]:
         """Return L(θ)."""
+        if self.precise:
+            return self._double().loss(theta).astype(self.dtype)
         return self._evaluate(lambda f, t: f(t), theta)
 
     def value_and_grad(self, theta: Theta) -> tuple[Float[Array, ""], Float[Array, " p"]]:
         """Return (L, ∇L); one gradient."""
-        if self.precise is not None:
-            batch = inputs.at_least(self.precise.dtype, self.batch)
-            found = dataclasses.replace(self.precise, batch=batch).value_and_grad(theta)
-            return jax.tree.map(lambda a: a.astype(self.dtype), found)
+        if self.precise:
+            return jax.tree.map(lambda a: a.astype(self.dtype), self._double().value_and_grad(theta))
         return self._evaluate(lambda f, t: jax.value_and_grad(f)(t), theta)
 
     def _first(self, theta: Theta, loss, gradient):
         """Return (L, ∇L), those found in passing unless they are to be evaluated in a higher precision."""
-        return (loss, gradient) if self.precise is None else self.value_and_grad(theta)
+        return self.value_and_grad(theta) if self.precise else (loss, gradient)
 
     def gradient(self, theta: Theta) -> Float[Array, " p"]:
         """Return ∇L; one gradient."""
@@ -259,6 +268,8 @@ class Objective:
 
     def directional(self, theta: Theta, w: Float[Array, " p"], order: int) -> Float[Array, " p"]:
         """Return ∇^order L(θ)[w, …, w, ·], the tensor of that order (≥ 1) applied to all but one argument."""
+        if order == 1:
+            return self.gradient(theta)
         return self._evaluate(lambda f, t, d: self._derivative(jax.grad(f), t, d, order - 1), theta, w)
 
     def _along(self, f, theta, d):

@@ -77,7 +77,7 @@ def prepare(setting: Setting, seed: int = 0, *, folder=None, devices: int | None
 def approach(setting: Setting, seed: int, prepared: Experiment, **io) -> Approach:
     """Descend to the edge, in float32, as a setting specifies; ``io`` as in ``find_instability``."""
     options = dict(max_steps=setting.edge_steps, midpoint=setting.midpoint, seed=seed)
-    objective = dataclasses.replace(prepared.objective, precise=None)
+    objective = dataclasses.replace(prepared.objective, precise=())
     return find_instability(objective, prepared.theta, setting.learning_rate, **options, **io)
 
 
@@ -86,6 +86,7 @@ def run(setting: Setting, seed: int, prepared: Experiment, found: Approach, **io
     options = Options(
         generalized=setting.generalized, strided=setting.strided, kick=setting.kick, transport=setting.transport,
         directions=setting.directions, restart_every=setting.restart_every, central=setting.central,
+        start=setting.start,
     )  # fmt: skip
     return track.run(
         prepared.objective, prepared.theta, setting.learning_rate, steps=setting.tracked_steps,

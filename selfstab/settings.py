@@ -65,6 +65,7 @@ class Setting:
         restart_every: Steps after which the predictions restart from gradient descent; 0: never.
         central: Substeps of the central flow per step; 0 switches it off.
         transport: Period of the transported products β_{s→t}, in steps (one gradient per step); 0 switches them off.
+        start: The predictions start where |x| first exceeds this fraction of δ, and follow gradient descent until then.
         midpoint: Whether the instability is where S reaches 2/η halfway along a step, as published.
         gradient_dtype: Precision in which L and ∇L are evaluated from there on, one of :data:`PRECISIONS`.
 
@@ -92,6 +93,7 @@ class Setting:
     directions: int = 1
     restart_every: int = 0
     central: int = 0
+    start: float = 0.1
     midpoint: bool = False
     gradient_dtype: str = "float32"
 
@@ -107,8 +109,9 @@ class Setting:
         for field, least in smallest.items():
             if not (isinstance(value := getattr(self, field), int) and value >= least):
                 raise ValueError(f"{field} must be a {'positive' if least else 'non-negative'} integer, got {value!r}")
-        if not 0 <= self.kick <= 1:
-            raise ValueError(f"kick must lie in [0, 1] (a fraction of δ), got {self.kick!r}")
+        for field in ("kick", "start"):
+            if not 0 <= (value := getattr(self, field)) <= 1:
+                raise ValueError(f"{field} must lie in [0, 1] (a fraction of δ), got {value!r}")
         if self.image_size not in (16, 32):
             raise ValueError(f"image_size must be 16 or 32, got {self.image_size!r}")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.n:
@@ -223,11 +226,11 @@ _TABLE |= {
     for name in ("mlp-cats-dogs", "mlp-cifar10")
 }
 
-# As published: no kick, t = 0 by the midpoint rule, gradients in float64, swish, the generalized prediction, and the
-# released shape of each network.
+# As published: no kick, t = 0 by the midpoint rule, predictions from there on, gradients in float64, swish, the
+# generalized prediction, and the released shape of each network.
 _TABLE |= {
     f"{name}-published": {
-        scale: row | dict(kick=0.0, transport=0, midpoint=True, gradient_dtype="float64", generalized=True)
+        scale: row | dict(kick=0.0, transport=0, start=0.0, midpoint=True, gradient_dtype="float64", generalized=True)
         | dict(activation="swish", model=row["model"] + shape, tracked_steps=steps)
         for (scale, row), steps in zip(_TABLE[name].items(), (50, 100, longest), strict=True)
     }

@@ -144,8 +144,7 @@ def test_first_derivatives_alone_may_be_of_a_higher_precision(network, size):
     given = oracles.mlp_loss, oracles.mlp_params(), oracles.mlp_batch()
     options = {"dtype": jnp.float32, "micro_batch": size}
     single, mixed = (Objective.create(*given, gradient_dtype=d, **options) for d in (None, jnp.float64))
-    assert single.precise is None
-    assert mixed.precise.batch is None
+    assert not single.precise
     fewer = jax.tree.map(lambda a: a[::-1][:28], single.batch)
     single, mixed = (dataclasses.replace(each, batch=fewer) for each in (single, mixed))
     exact = dataclasses.replace(objective, batch=jax.tree.map(lambda a: a.astype(jnp.float64), fewer))
@@ -153,7 +152,8 @@ def test_first_derivatives_alone_may_be_of_a_higher_precision(network, size):
     loss, gradient = value_and_grad(exact, theta)
     loss, gradient = loss.astype(jnp.float32), gradient.astype(jnp.float32)
     one, (two, products) = cubic(mixed, theta, v), cubic_and_hvps(mixed, theta, v, v[None])
-    for found in (value_and_grad(mixed, theta), one[:2], two[:2], gradient_and_hvp(mixed, theta, v)[:2],
+    told = mixed.loss(theta), directional(mixed, theta, v, order=1)
+    for found in (value_and_grad(mixed, theta), told, one[:2], two[:2], gradient_and_hvp(mixed, theta, v)[:2],
                   mixed.gradient_and_hvps(theta, v[None])[:2]):  # fmt: skip
         np.testing.assert_allclose(found[0], loss, rtol=1e-7)
         np.testing.assert_allclose(found[1], gradient, rtol=2e-7, atol=1e-12)
@@ -166,8 +166,45 @@ def test_first_derivatives_alone_may_be_of_a_higher_precision(network, size):
 
 
 def test_what_jax_has_not_is_not_promised():
-    with jax.enable_x64(False), pytest.raises(ValueError, match=r"dtype float64 needs .*jax_enable_x64"):
-        Objective.create(lambda p: jnp.sum(p["w"]), {"w": np.ones(3, np.float32)}, gradient_dtype="float64")
+    def create(kind, **options):
+        return Objective.create(lambda p: jnp.sum(p["w"] ** 2), {"w": np.ones(3, kind)}, **options)
+
+    made = create(np.float32, gradient_dtype="float64")
+    with jax.enable_x64(False):
+        with pytest.raises(ValueError, match=r"dtype float64 needs .*jax_enable_x64"):
+            create(np.float32, gradient_dtype="float64")
+        with pytest.raises(ValueError, match=r"dtype float64 needs .*jax_enable_x64"):
+            made.value_and_grad(jnp.ones(3, jnp.float32))
+    with pytest.raises(ValueError, match="gradient_dtype must not be lower than dtype float64, got float32"):
+        create(np.float64, gradient_dtype="float32")
+    assert not create(np.float64, gradient_dtype="float64").precise
+
+
+def test_the_higher_precision_takes_every_kind_of_loss(network):
+    """Auxiliary outputs, reverse mode alone, another loss put in its place."""
+    _, theta, _ = network
+    params, batch = oracles.mlp_params(), jax.tree.map(lambda a: a.astype(jnp.float32), oracles.mlp_batch())
+    exact = Objective.create(oracles.mlp_loss, params, jax.tree.map(lambda a: a.astype(jnp.float64), batch))
+
+    @jax.custom_vjp
+    def odd(x):
+        return x
+
+    odd.defvjp(lambda x: (odd(x), None), lambda _, c: (c,))  # the forward rule calls itself: no forward mode over it
+    losses = {
+        "aux": (lambda p, b: (oracles.mlp_loss(p, b), b), True),
+        "reverse": (lambda p, b: odd(oracles.mlp_loss(p, b)), False),
+    }
+    loss, gradient = value_and_grad(exact, theta)
+    for name, (function, has_aux) in losses.items():
+        options = {"dtype": jnp.float32, "gradient_dtype": "float64", "has_aux": has_aux}
+        mixed = Objective.create(function, params, batch, **options)
+        assert mixed.reverse == (name == "reverse")
+        found = mixed.value_and_grad(theta)
+        np.testing.assert_allclose(found[0], loss, rtol=1e-7)
+        np.testing.assert_allclose(found[1], gradient, rtol=2e-7, atol=1e-12)
+    twice = dataclasses.replace(mixed, loss_fn=lambda p, b: 2 * oracles.mlp_loss(p, b))
+    np.testing.assert_allclose(twice.gradient(theta), 2 * gradient, rtol=2e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_activations_differ_in_nothing_else(activation, scale):
 def test_as_published_means_so_at_every_scale(name):
     for scale in settings.SCALES:
         setting = settings.get(name, scale)
-        assert (setting.kick, setting.midpoint, setting.gradient_dtype) == (0, True, "float64")
+        assert (setting.kick, setting.start, setting.midpoint, setting.gradient_dtype) == (0, 0, True, "float64")
         assert (setting.activation, setting.generalized, setting.directions) == ("swish", True, 1)
         assert setting.model not in ("resnet18", "transformer")  # the smooth variants
 
@@ -73,6 +73,7 @@ def test_a_setting_cannot_be_changed():
         ("strided", -25, "strided must be a non-negative integer, got -25"),
         ("transport", -1, "transport must be a non-negative integer, got -1"),
         ("kick", 1.5, r"kick must lie in \[0, 1\] .* got 1\.5"),
+        ("start", -0.1, r"start must lie in \[0, 1\] .* got -0\.1"),
         ("image_size", 24, "image_size must be 16 or 32, got 24"),
         ("micro_batch", 0, r"micro_batch must lie in 1\.\.n=100 or be None, got 0"),
         ("micro_batch", 101, r"micro_batch must lie in 1\.\.n=100 or be None, got 101"),
@@ -109,7 +110,7 @@ def test_every_field_enters_the_digest(field):
     other = {
         "name": "other", "scale": "quick", "dataset": "cifar10", "model": "cnn", "activation": "tanh",
         "criterion": "logistic", "learning_rate": 0.03, "image_size": 16, "micro_batch": 10, "generalized": True,
-        "kick": 0.5, "gradient_dtype": "float64",
+        "kick": 0.5, "start": 0.5, "gradient_dtype": "float64",
     }.get(field, getattr(one, field) + 2 if isinstance(getattr(one, field), int) else None)  # fmt: skip
     changed = dataclasses.replace(one, **{field: other})
     assert changed.digest() != one.digest()

@@ -32,7 +32,7 @@ class PublishedReport(Generated):
         costs = [
             ("Constrained step", constrained["reference"], constrained["eoslib"]),
             ("Step of all trajectories", tracked["reference_s"], tracked["eoslib_s"]),
-            ("The same, gradients in float64", tracked["reference_float64_s"], None),
+            ("The same, gradients in float64", tracked["reference_float64_s"], tracked["eoslib_float64_s"]),
         ]
         return {"found": found, "common": common, "rows": rows, "costs": costs, "unit": tracked["gradient_s"]}
 

@@ -100,13 +100,13 @@ def find_instability(
     ``max_interval=1`` excludes it.  The step found does not depend on ``max_steps``.
 
     ``rule`` is an update rule with an edge, or the step size η of gradient descent. Of another rule the curvature that
-    its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises, as it
-    may below the edge, gives no reason to look closely. A rule with a scale is not judged before its first step, whose
-    P has seen one gradient. From ``theta`` (p,) at most ``max_steps`` are taken, with measurements at most
-    ``max_interval`` steps apart. ``tolerance`` is the residual of the eigenvector relative to S, ``seed`` that of the
-    first eigen-solve; ``midpoint`` measures halfway along each step, as published, at a gradient more; ``progress``
-    draws a bar. After each interval ``save`` is called with the state, a pytree; ``restore``, called with the structure
-    of one, returns such a state, from which the search goes on with the numbers it would have had, or None.
+    its edge bounds, that of the scaled Hessian if it has a scale, takes the place of S, and a loss that rises gives no
+    reason to look closely: below the edge it may. A rule with a scale is not judged before its first step, whose P has
+    seen one gradient. From ``theta`` (p,) at most ``max_steps`` are taken, measured at most ``max_interval`` steps
+    apart. ``tolerance`` is the residual of the eigenvector relative to S, ``seed`` that of the first eigen-solve;
+    ``midpoint`` measures sharpness, α and eigenvector halfway along each step, as published; ``progress`` draws a bar.
+    After each interval ``save`` is called with the state, a pytree; ``restore``, called with the structure of one,
+    returns a state to go on from, to the same numbers, or None.
 
     Raises:
         ValueError: if η is not positive and finite, the rule has no edge, ``max_steps`` or ``max_interval`` < 1, or θ

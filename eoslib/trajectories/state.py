@@ -6,6 +6,7 @@ Everything here is traced; loops over chunks, progress bars and data sets are in
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -154,14 +155,11 @@ def step(objective: Objective, rule: GradientDescent, state: TrackState, options
         started = started & ~((state.last_y < 0) & (y >= 0))
     if options.restart_every:
         started = started & ((state.step + 1) % options.restart_every != 0)
-    following = TrackState(
-        descent, state.flow, constrained, central, predicted, generalized, transported, beta, started, y,
-        state.step + 1,
-    )  # fmt: skip
-    return following, variables.values(moment)
+    following = descent, state.flow, constrained, central, predicted, generalized, transported, beta, started, y
+    return TrackState(*following, state.step + 1), variables.values(moment)
 
 
-_flow = jax.jit(flow_step)
+_flow = jax.jit(lambda objective, *rest: flow_step(dataclasses.replace(objective, precise=()), *rest))
 
 
 @jax.jit(static_argnames=("steps", "options"))
