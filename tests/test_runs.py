@@ -9,12 +9,13 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
 
 from eoslib.trajectories import variables
-from selfstab import settings
+from selfstab import experiment, settings
 from selfstab.runs import checkpoints, compute, files, provenance, quantities
 from selfstab.source import numerical_digest
 
@@ -43,6 +44,30 @@ def test_a_run_file_serves_until_setting_or_code_changes(home, monkeypatch):
     monkeypatch.setattr(files, "numerical_digest", lambda: "other")
     assert files.stale(setting, 0) == "the numerical code changed"
     assert [file.name for file in (home / "test").iterdir()] == [files.path(setting, 0).name]  # nothing half-written
+
+
+@pytest.mark.usefixtures("ordinary")
+def test_a_published_run_begins_halfway_along_a_step_and_predicts_at_once(home):
+    """In JAX's own mode, which stays as it was: 64 bits are for the run alone."""
+    setting = settings.get("mlp-cats-dogs-published", "test", tracked_steps=4, strided=0)
+    data = compute.compute(setting, progress=False)
+    assert jax.numpy.zeros(1).dtype == np.float32
+    assert data.attrs["status"].startswith("reached")
+    before, last = data.check_sharpness.values[-2:]
+    assert before < data.attrs["edge"] <= last
+    assert data.gd_sharpness[0] < data.attrs["edge"]  # half a step earlier
+    assert data.predicting.values.tolist() == [0, 1, 1, 1]
+    with jax.enable_x64(True):  # the loss in double precision at the same point, by plain JAX
+        prepared = experiment.prepare(setting, 0)
+        found = experiment.approach(setting, 0, prepared, progress=False)
+        params = jax.tree.map(lambda a: a.astype(np.float64), prepared.objective.unravel(found.theta.high))
+        images, targets = (np.asarray(part, np.float64) for part in prepared.train.batch)
+        hidden = images.reshape(len(images), -1)
+        for layer in ("Dense_0", "Dense_1"):
+            hidden = jax.nn.swish(hidden @ params[layer]["kernel"] + params[layer]["bias"])
+        outputs = hidden @ params["head"]["kernel"] + params["head"]["bias"]
+        loss = float(np.mean((np.asarray(outputs)[:, 0] - targets) ** 2))
+    assert float(data.gd_loss[0]) == pytest.approx(loss, rel=1e-6)
 
 
 def test_recorded_runs_are_found_by_name_largest_rate_first(home):

@@ -9,6 +9,8 @@ from sphinx.application import Sphinx
 
 from selfstab.records.paths import ROOT
 
+#: What ``make bench`` wrote last.
+RESULTS = ROOT / "benchmarks" / "results.json"
 #: The quantities compared, in the words of the notation.
 QUANTITIES = {
     "loss": r"Loss $L(\theta^\dagger)$",
@@ -23,7 +25,9 @@ class PublishedReport(Generated):
     """Tables of differences and costs, read from the last benchmark."""
 
     def context(self) -> dict:
-        found = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if "differences" not in found["agreement"]:
+            return {"found": None}
         common, tracked, constrained = found["agreement"], found["tracked_step"], found["constrained_step_s"]
         rows = [
             (words, common["differences"][name], common["differences_with_quotients"][name])
