@@ -26,7 +26,7 @@ help:
 	@echo "make record   NAME=mlp-cifar10 one run at paper scale into results/paper/, resumed if it was stopped (RATE=0.01)"
 	@echo "make test     the test suite (after make book it looks at the book in a browser too)"
 	@echo "make fuzz     CASES=$(CASES) random losses against the library, other ones each time"
-	@echo "make mutants  the library broken on purpose, one way after another: which claims notice (an hour)"
+	@echo "make mutants  the library broken on purpose, one way after another: which claims notice (one to two hours)"
 	@echo "make lint     ruff (rules and format), pyright on eoslib, and that no notebook carries outputs"
 	@echo "make bench    time and memory of the derivatives and of a tracked step, as a table"
 	@echo "make serve    the book at http://localhost:$(PORT)"
