@@ -9,6 +9,7 @@ import reference
 from starts import Size, Start, published, reference_start
 from timing import constrained_step, hvp
 
+from eoslib.geometry import radius_squared
 from eoslib.objective import Objective
 
 EXACT = 3e-4  # residual of the eigenvectors of exact projections, relative to S; float32 allows little less
@@ -27,8 +28,7 @@ def with_quotient(objective: Objective, theta, start):
 def strengths(objective: Objective, theta, point: reference.Point) -> tuple:
     """L, S = u·∇²L u, α = −∇L·∇S and β = ‖∇S⊥‖² at θ†, where the published procedure measured the rest."""
     sharpness = jnp.vdot(point.eigenvector, hvp(objective, theta, point.eigenvector))
-    slope = jnp.vdot(point.eigenvector, point.sharpness_gradient)
-    across = point.sharpness_gradient - slope * point.eigenvector
+    across = reference.perpendicular_part(point)
     alpha = -jnp.vdot(point.gradient, point.sharpness_gradient)
     return point.loss, sharpness, alpha, jnp.vdot(across, across)
 
@@ -58,7 +58,8 @@ def agreement(start: Start, size: Size) -> dict[str, float]:
         paths = [*paths, (ours.theta, told[0], better[0])] if len(paths) <= size.exact_steps else paths
     delta = float(jnp.sqrt(record.geometry.delta_squared))
     numbers = np.asarray(series)  # (steps, sides, L S α β)
-    numbers = np.concatenate([numbers, np.sqrt(2 * numbers[..., 2:3] / numbers[..., 3:])], axis=-1)  # and δ
+    delta_squared = radius_squared(numbers[..., 2:3], numbers[..., 3:])
+    numbers = np.concatenate([numbers, np.sqrt(delta_squared)], axis=-1)
     apart = np.max(np.abs(numbers / numbers[:, :1] - 1)[1:], axis=0)  # (sides, 5)
     names = ("loss", "sharpness", "alpha", "beta", "delta")
     nearest = exact.path(objective, theta, u, rate, size.exact_steps, tolerance=EXACT, linear_tolerance=1e-2)[-1]

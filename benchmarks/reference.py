@@ -111,7 +111,7 @@ def measure(objective: Objective, theta, start: Float[Array, " p"], solve: Calla
     return Point(loss, gradient, sharpness, u, _sharpness_gradient(objective, theta, u))
 
 
-def _perpendicular(point: Point):
+def perpendicular_part(point: Point):
     u = point.eigenvector
     return point.sharpness_gradient - jnp.vdot(u, point.sharpness_gradient) * u
 
@@ -126,7 +126,7 @@ def project(
     """Three rounds of θ ← θ − (S − 2/η)₊ ∇S⊥/‖∇S⊥‖² − u (u·∇L)/S, then the point reached, measured."""
     point = measure(objective, theta, start, solve)
     for _ in range(ROUNDS):
-        perpendicular = _perpendicular(point)
+        perpendicular = perpendicular_part(point)
         excess = jnp.maximum(point.sharpness - 2 / learning_rate, 0)
         slope = jnp.vdot(point.eigenvector, point.gradient)
         move = -excess / jnp.vdot(perpendicular, perpendicular) * perpendicular
@@ -159,7 +159,7 @@ def flow_step(objective: Objective, theta, start, learning_rate: float):
 
 def predicted_step(objective: Objective, theta, here: Point, v, next_eigenvector, learning_rate: float):
     """v*_{t+1} = P⊥' (I − η∇²L) P⊥ v* + η P⊥' ∇S⊥ (δ² − x*²)/2 − (1 + η y*) x* u', primes at t+1, the rest at θ†_t."""
-    u, perpendicular = here.eigenvector, _perpendicular(here)
+    u, perpendicular = here.eigenvector, perpendicular_part(here)
     x, y = jnp.vdot(u, v), jnp.vdot(perpendicular, v)
     across = v - x * u
     half_delta_squared = -jnp.vdot(here.gradient, perpendicular) / jnp.vdot(perpendicular, perpendicular)  # α/β
@@ -195,7 +195,7 @@ def start(objective: Objective, theta, eigenvector, learning_rate: float, *, con
 def tracked_step(objective: Objective, state: State, learning_rate: float) -> tuple[State, dict[str, Array]]:
     """One step of every trajectory, and what the library's core records at its start, under the same names."""
     edge = 2 / learning_rate
-    here, u, perpendicular = state.here, state.here.eigenvector, _perpendicular(state.here)
+    here, u, perpendicular = state.here, state.here.eigenvector, perpendicular_part(state.here)
     sharpness, descent_eigenvector = leading_eigenpair(objective, state.descent, state.descent_eigenvector)
     loss, gradient = _value_and_grad(objective, state.descent)
     flow, flow_loss, flow_sharpness, flow_eigenvector = flow_step(

@@ -69,6 +69,7 @@ def test_the_instability_of_the_network_is_located_to_one_step(network):
     np.testing.assert_allclose(found.theta, theta, atol=1e-10)
 
 
+@pytest.mark.parametrize("midpoint", [False, True])
 @pytest.mark.parametrize(
     "rule",
     [
@@ -77,10 +78,10 @@ def test_the_instability_of_the_network_is_located_to_one_step(network):
     ],
     ids=lambda rule: type(rule).__name__,
 )  # fmt: skip
-def test_the_edge_of_any_rule_is_located_to_one_step(network, rule):
+def test_the_edge_of_any_rule_is_located_to_one_step(network, rule, midpoint):
     """Where the dense Hessian, scaled as the step from there scales it, first has an eigenvalue beyond the edge."""
     objective, theta, dense = network
-    found = approach(objective, theta, rule, max_steps=2000)
+    found = approach(objective, theta, rule, max_steps=2000, midpoint=midpoint)
     assert found.status is EdgeStatus.REACHED
 
     @jax.jit
@@ -88,7 +89,7 @@ def test_the_edge_of_any_rule_is_located_to_one_step(network, rule):
         loss, gradient = objective.value_and_grad(theta)
         following, memory = rule.step(objective, theta, memory, loss, gradient)
         scale = rule.scale(memory)
-        hessian = dense.hessian(theta)
+        hessian = dense.hessian((theta + following) / 2 if midpoint else theta)
         hessian = hessian if scale is None else scale[:, None] * hessian * scale[None]
         return following, memory, jnp.linalg.eigvalsh(hessian)[-1] / rule.edge_at(jnp.linalg.norm(gradient))
 
