@@ -83,6 +83,9 @@ def test_a_caption_says_how_runs_were_recorded():
     assert ": 50 steps each, 1 minute in all" in note(run(50, 30.0), run(50, 30.0))
     assert "(1 or 2 cores)" in note(run(50, 30.0), run(50, 30.0, threads=1))
     assert "(1 core)" in note(run(50, 30.0, threads=1))
+    assert note(run(50, 30.0), pilots=1).endswith("(2 cores). A pilot, of less than two cycles.")
+    assert note(*[run(50, 30.0)] * 3, pilots=1).endswith(" 1 of them is a pilot, of less than two cycles.")
+    assert note(*[run(50, 30.0)] * 3, pilots=2).endswith(" 2 of them are pilots, of less than two cycles.")
 
 
 @pytest.mark.parametrize(

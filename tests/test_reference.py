@@ -16,6 +16,7 @@ from eoslib.objective import Objective
 from eoslib.rules import GradientDescent
 from eoslib.trajectories import state as states
 from eoslib.trajectories.approach import EdgeStatus, find_instability
+from selfstab import experiment, settings
 
 EPS = np.finfo(np.float64).eps
 STEPS = 50
@@ -31,6 +32,33 @@ def _of_benchmarks(name: str):
 
 reference = _of_benchmarks("reference")
 exact = _of_benchmarks("exact")
+
+# --- where a network meets the edge -----------------------------------------------------------------------------------
+
+search = _of_benchmarks("search")
+
+
+@pytest.mark.usefixtures("ordinary")
+def test_the_search_finds_the_edge_of_the_run(tmp_path):
+    """ε, the second eigenvalue and the step against dense eigenvalues; a size that does not get there says so."""
+    setting = settings.get("mlp-cats-dogs", "test", width=2, image_size=16)
+    row = search.measure(setting)
+    prepared = experiment.prepare(setting)
+    found = experiment.approach(setting, 0, prepared, progress=False)
+    product = jax.jit(jax.vmap(lambda v: prepared.objective.hvp(found.theta, v)))
+    values = np.linalg.eigvalsh(np.asarray(product(jnp.eye(prepared.objective.size)), np.float64))
+    assert (row["status"], row["step"]) == ("REACHED", found.step)
+    assert row["second"] == pytest.approx(values[-2] * setting.learning_rate / 2, rel=1e-3)
+    assert row["epsilon"] == pytest.approx(setting.learning_rate * found.checks["alpha"][-1] ** 0.5)
+    assert "epsilon" not in search.measure(settings.get("mlp-cats-dogs", "test", width=2, edge_steps=3))
+
+
+def test_the_search_keeps_what_it_found_before():
+    rows = []
+    for n, rate, seconds in ((20, 0.1, 1.0), (10, 0.1, 2.0), (10, 0.2, 3.0), (20, 0.1, 4.0)):
+        rows = search.merged(rows, {"name": "a", "n": n, "learning_rate": rate, "seconds": seconds})
+    assert [row["seconds"] for row in rows] == [3.0, 2.0, 4.0]
+
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
 

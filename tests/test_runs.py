@@ -74,7 +74,7 @@ def test_recorded_runs_are_found_by_name_largest_rate_first(home):
     assert files.recordings() == []
     for name, rate in (("mlp-cifar10", 0.01), ("mlp-cifar10", 0.04), ("mlp-cats-dogs", 0.02)):
         setting = settings.get(name, "paper", learning_rate=rate)
-        known = {"key": setting.key(0), "learning_rate": rate}
+        known = {"key": setting.key(0), "learning_rate": rate, "seed": 0}
         files.write(small(setting, 0).assign_attrs(known), files.path(setting, 0))
     found = [run.attrs["key"] for run in files.recordings()]
     assert found == [
@@ -82,6 +82,11 @@ def test_recorded_runs_are_found_by_name_largest_rate_first(home):
     ]
     assert [run.attrs["learning_rate"] for run in files.recordings("mlp-cifar10")] == [0.04, 0.01]
     assert files.recordings("mlp-cifar10", seed=1) == []
+    setting = settings.get("mlp-cats-dogs", "paper", learning_rate=0.02)
+    known = {"key": setting.key(3), "learning_rate": 0.02, "seed": 3}
+    files.write(small(setting, 3).assign_attrs(known), files.path(setting, 3))
+    assert [run.attrs["key"] for run in files.recordings(seed=3)] == ["mlp-cats-dogs--eta0.02--seed3"]
+    assert len(files.recordings(seed=None)) == 4
 
 
 def test_a_broken_file_is_named(home):
@@ -385,6 +390,33 @@ def test_the_first_predicted_cycle_begins_where_the_prediction_is_gradient_desce
     starts = [run.assign_attrs(single_direction_until=late) for late in (0, 2, -1)]
     assert [each.sizes["t"] for each in quantities.one_direction(starts)] == [2, 7]
     assert quantities.first_cycle(run.assign(predicting=0 * run.y)) == slice(0, 5)
+
+
+def test_a_run_of_less_than_two_cycles_is_a_pilot():
+    """With η = .1 and α = 2: ε = √2/10, and a cycle lasts 10π steps."""
+    run = xr.Dataset({"alpha": ("t", np.full(100, 2.0))}, {"t": range(100)}, {"learning_rate": 0.1})
+    assert quantities.lasted(run) == pytest.approx(10 / np.pi)
+    assert quantities.lasted(run.assign(alpha=run.alpha.where(run.t < 50, -1.0))) == pytest.approx(5 / np.pi)
+    assert [quantities.is_pilot(run.isel(t=slice(n))) for n in (62, 63)] == [True, False]
+    assert quantities.lasted(xr.Dataset()) == 0
+
+
+def test_a_prediction_is_followed_until_it_is_off_by_delta():
+    error = [0.0, 0.9, 0.2, 1.1, 0.1, np.nan]
+    run = xr.Dataset(
+        {"predicted_error": ("t", error), "delta_squared": ("t", np.ones(6)), "alpha": ("t", np.full(6, 2.0))}
+        | {"y": ("t", np.ones(6)), "predicting": ("t", [0, 1, 1, 1, 1, 1])},
+        {"t": range(6)},
+        {"learning_rate": 0.1},
+    )
+    assert quantities.followed(run) == (3, pytest.approx(0.3 / np.pi))
+    late = run.assign(
+        predicted_error=run.predicted_error[::-1].drop_vars("t")
+    )  # not finite at its start: there it is exact
+    assert quantities.followed(late)[0] == 2
+    near = run.assign(predicted_error=0 * run.y, generalized_error=("t", [0.0, 0.0, np.nan, 0.0, 0.0, 0.0]))
+    assert quantities.followed(near)[0] == 6
+    assert quantities.followed(near, "generalized")[0] == 2
 
 
 def test_a_track_that_was_resumed_keeps_the_approach_too(tmp_path):

@@ -93,7 +93,7 @@ class StatusReport(RecordDirective):
     def context(self) -> dict:
         names = sorted({entry["notebook"] for entry in (*self.found.claims, *self.found.figures)})
         notebooks = [self.notebook(name) for name in names]
-        return {"notebooks": notebooks, "facts": self.facts(), "recorded": self.recorded()}
+        return {"notebooks": notebooks, "facts": self.facts(), "recorded": self.recorded(), "searched": self.searched()}
 
     def notebook(self, name: str) -> tuple[str, list, str]:
         """Return a notebook's name, its numbers in words, and when it was computed last."""
@@ -121,28 +121,39 @@ class StatusReport(RecordDirective):
         facts["Digest of the lock"] = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else "absent"
         return facts | {"Book built": f"{when:%Y-%m-%d %H:%M} UTC"}
 
-    def recorded(self) -> list[tuple[str, ...]]:
-        """Return a row for every recorded run: its size, how long one direction sufficed, its time and its machine."""
-        from selfstab.runs import files  # here alone: it takes seconds to import
+    def recorded(self) -> dict:
+        """Return a row for every recorded run, and how many are of today's code and long enough to be no pilots."""
+        from selfstab.runs import files, quantities  # here alone: it takes seconds to import
 
-        rows = []
-        for run in files.recordings():
-            older = ", older code" if run.attrs["library_digest"] != source.numerical_digest() else ""
+        rows, current, pilots = [], 0, 0
+        for run in files.recordings(seed=None):
+            today = run.attrs["library_digest"] == source.numerical_digest()
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
             kinds = (setting[field] for field in ("model", "dataset", "criterion"))
             network, data, criterion = (settings.WORDS.get(kind, kind) for kind in kinds)
-            row = (
+            pilot, lasted = quantities.is_pilot(run), quantities.lasted(run)
+            current, pilots = current + today, pilots + pilot
+            row = [
+                f"`{setting['name']}`",
                 f"{network}, width {setting['width']}, {data}, {criterion}",
                 f"{setting['learning_rate']:g}",
+                str(run.attrs["seed"]),
                 f"{setting['n']:,}",
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
+                f"{lasted:.{1 if pilot else 0}f}{' (pilot)' * pilot}",
                 f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
                 duration(float(run.attrs["seconds"])),
-                f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}{older}",
-            )
+                f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}",
+                "today's" if today else "older",
+            ]
             rows.append(row)
         spent = duration(store.recorded_seconds(recorded_root()))
-        return [*rows, ("All of them", "", "", "", "", spent, "")] if rows else []
+        return {"rows": rows, "current": current, "pilots": pilots, "spent": spent}
+
+    def searched(self) -> list[dict]:
+        """Return what ``benchmarks/search.py`` found: where the residual network meets the edge."""
+        found = ROOT / "benchmarks" / "search.json"
+        return json.loads(found.read_text(encoding="utf-8")) if found.is_file() else []
 
 
 class MutantsTable(RecordDirective):

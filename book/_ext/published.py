@@ -1,4 +1,4 @@
-"""The directive of the page on the published code: how far the two sides are apart, and what each costs."""
+"""The directives of the page on the published code: how far the two sides are apart, and what each costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 from generated import Generated
 from sphinx.application import Sphinx
 
+from selfstab.records import words
 from selfstab.records.paths import ROOT
+from selfstab.runs import files, quantities
 
 #: What ``make bench`` wrote last.
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -41,7 +43,51 @@ class PublishedReport(Generated):
         return {"found": found, "common": common, "rows": rows, "costs": costs, "unit": tracked["gradient_s"]}
 
 
+class PublishedRuns(Generated):
+    """A table for every run recorded as published: what it met, beside the same experiment as this book runs it."""
+
+    def context(self) -> dict:
+        pairs = []
+        for run in files.recordings(seed=0):
+            name, marked, _ = json.loads(run.attrs["setting"])["name"].partition("-published")
+            if not marked:
+                continue
+            pair = {"As published": run, "In this book": files.recorded(name, learning_rate=run.attrs["learning_rate"])}
+            pair = {title: each for title, each in pair.items() if each is not None}
+            pairs.append((name, run.attrs["learning_rate"], list(pair), list(zip(*map(self.told, pair.values())))))
+        return {"pairs": pairs}
+
+    @staticmethod
+    def told(run) -> list[tuple[str, str]]:
+        """Return what a run met, in words, as long as one direction explains it."""
+        alone, until = quantities.single_direction(run), run.attrs["single_direction_until"]
+        rows = [
+            ("Step at which $S$ reaches $2/\\eta$", f"{run.attrs['instability_step']:,}"),
+            ("Steps followed from there", f"{run.sizes['t']:,}"),
+            ("Steps until $\\lambda_2$ reaches $1.9/\\eta$", f"{until:,}" if until >= 0 else "never"),
+            ("Cycles in that time", f"{quantities.lasted(alone):.0f}"),
+            (
+                "Largest $\\lvert x\\rvert$, in $\\delta$",
+                words.number(float((abs(alone.x) / quantities.radius(alone)).max())),
+            ),
+            (
+                "Mean excess loss, in $\\delta^2/\\eta$",
+                words.number(float(quantities.excess(alone, [slice(None)], one_direction=True)[0])),
+            ),
+        ]
+        for guess, title in (("predicted", "Prediction"), ("generalized", "Generalized prediction")):
+            steps, cycles = quantities.followed(alone, guess) if f"{guess}_error" in alone else (None, None)
+            rows.append(
+                (
+                    f"{title} within $\\delta$ of gradient descent",
+                    "not made" if steps is None else f"{steps:,} steps, {cycles:.1f} cycles",
+                )
+            )
+        return rows
+
+
 def setup(app: Sphinx) -> dict:
     """Register the directive."""
     app.add_directive("published-report", PublishedReport)
+    app.add_directive("published-runs", PublishedRuns)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -56,11 +56,17 @@ def size(count: float) -> str:
     return f"{significant(count / 1e9):g} GB"
 
 
+def on_gpu(device: str) -> bool:
+    """Return whether a device, in the words of a run file, is a GPU."""
+    return device.startswith(("NVIDIA", "AMD Instinct"))
+
+
 class ScalingReport(Generated):
     """Tables of measured costs and of what they come to."""
 
     def context(self) -> dict:
-        from selfstab.runs.checkpoints import FRACTION  # here alone: it takes seconds to import
+        from selfstab.runs import files  # here alone: they take seconds to import
+        from selfstab.runs.checkpoints import FRACTION
 
         measured = json.loads((BENCHMARKS / "scaling.json").read_text(encoding="utf-8"))
         costs = json.loads((BENCHMARKS / "results.json").read_text(encoding="utf-8"))
@@ -84,7 +90,17 @@ class ScalingReport(Generated):
             "per": per,
             "products": products,
             "saving": FRACTION,
+            "accelerated": [
+                self.accelerated(run) for run in files.recordings(seed=None) if on_gpu(run.attrs["device"])
+            ],
         }
+
+    def accelerated(self, run) -> list[str]:
+        """Return a row of the table of runs recorded on a GPU."""
+        steps = f"{run.attrs['instability_step']:,} + {run.sizes['t']:,}"
+        setting = json.loads(run.attrs["setting"])
+        size = f"{run.attrs['parameters']:,}", f"{setting['n']:,}", setting["gradient_dtype"]
+        return [f"`{setting['name']}`", *size, steps, duration(float(run.attrs["seconds"])), run.attrs["device"]]
 
     def example(self, case: Case, costs: dict, measured: dict, saving: float) -> list[str]:
         """Return a row of the table of examples."""

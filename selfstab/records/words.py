@@ -134,18 +134,25 @@ def provenance_line(provenance: dict, *, full: bool = False) -> str:
     return " · ".join(facts)
 
 
-def recording_note(*runs) -> str:
-    """Return a sentence for a caption: scale, steps, computing time and machine of recorded runs (xarray datasets)."""
+def recording_note(*runs, pilots: int = 0) -> str:
+    """Return a sentence for a caption: scale, steps, computing time and machine of recorded runs (xarray datasets).
+
+    ``pilots`` is how many of them were followed for less than two cycles.
+    """
     several = len(runs) > 1
     lengths = {run.sizes.get("t", 0) for run in runs}
     steps = " to ".join(f"{length:,}" for length in sorted({min(lengths), max(lengths)}))
     devices, cores = (" or ".join(sorted({str(run.attrs[name]) for run in runs})) for name in ("device", "threads"))
     minutes = f"{sum(float(run.attrs['seconds']) for run in runs) / 60:.0f}"
-    return (
+    note = (
         f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {runs[0].attrs['scale']} scale: "
         f"{steps} steps{' each' if several else ''}, {plural(minutes, 'minute')}{' in all' if several else ''} "
         f"on {devices} ({plural(cores, 'core')})."
     )
+    if pilots:
+        which = f"{pilots} of them {'is a pilot' if pilots == 1 else 'are pilots'}" if several else "A pilot"
+        note += f" {which}, of less than two cycles."
+    return note
 
 
 def summarize_verdicts(claims: list[dict], which: str, where: str) -> str:

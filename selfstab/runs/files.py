@@ -108,7 +108,13 @@ def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
     return load(file) if file.exists() else None
 
 
-def recordings(name: str | None = None, seed: int = 0) -> list[xr.Dataset]:
-    """Return all recorded paper-scale runs, or those of one experiment: by name, the largest η first."""
-    runs = [load(file) for file in (recorded_root() / "paper").glob(f"{name or '*'}--eta*--seed{seed}.nc")]
-    return sorted(runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"]))
+def recordings(name: str | None = None, seed: int | None = 0) -> list[xr.Dataset]:
+    """Return all recorded paper-scale runs, or those of one experiment: by name, the largest η first, then by seed.
+
+    ``seed`` is that of the runs wanted; None: any.
+    """
+    found = f"{name or '*'}--eta*--seed{'*' if seed is None else seed}.nc"
+    runs = [load(file) for file in (recorded_root() / "paper").glob(found)]
+    return sorted(
+        runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"], run.attrs["seed"])
+    )

@@ -129,6 +129,35 @@ def cycle_length(run: xr.Dataset) -> xr.DataArray:
     return np.sqrt(2) * np.pi / (run.block_epsilon if "block_epsilon" in run else epsilon(run))
 
 
+#: A run of fewer cycles of one unstable direction is a pilot: it shows that something can be run, not how it goes on.
+PILOT = 2
+
+
+def lasted(run: xr.Dataset) -> float:
+    """Return how many cycles of small oscillations a run was followed for: its steps, each divided by its √2π/ε.
+
+    Steps without an ε (α < 0: nothing sharpens) count as part of no cycle.
+    """
+    return float((1 / cycle_length(run)).sum()) if run.sizes.get("t") else 0.0
+
+
+def is_pilot(run: xr.Dataset) -> bool:
+    """Return whether a run was followed for less than two cycles."""
+    return lasted(run) < PILOT
+
+
+def followed(run: xr.Dataset, guess: str = "predicted") -> tuple[int, float]:
+    """Return for how long a prediction stays within δ of gradient descent: in steps from its start, and in cycles.
+
+    ``guess`` is ``"predicted"`` or ``"generalized"``; a prediction whose loss is no longer finite has left.
+    """
+    start = first_cycle(run).start
+    lost = ~(run[f"{guess}_error"] <= radius(run)).values
+    lost[: start + 1] = False
+    end = int(lost.argmax()) if lost.any() else run.sizes["t"]
+    return end - start, lasted(run.isel(t=slice(start, end)))
+
+
 def windows(run: xr.Dataset, length: int) -> list[slice]:
     """Return windows of ``length`` steps after the end of the first cycle; one of all steps if none fits."""
     first, steps = int(cycle_length(run)[0]), run.sizes["t"]

@@ -19,6 +19,7 @@ import xarray as xr
 from browsing import PATIENCE
 
 from eoslib.trajectories import variables
+from selfstab import source
 from selfstab.runs import files as run_files
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
@@ -134,6 +135,7 @@ def test_pages_made_of_records(tmp_path):
     alone = CLAIM | {"id": "alone", "sentence": "It is quick alone."}
     results = write(tmp_path / "results", [CLAIM | {"recorded": again}, alone], [FIGURE])
     setting = {
+        "name": "a",
         "model": "mlp",
         "width": 200,
         "dataset": "sst2",
@@ -143,13 +145,17 @@ def test_pages_made_of_records(tmp_path):
     }
     known = {"setting": json.dumps(setting), "threads": 2, "date": "today"}
     known |= {"key": "a--eta0.02--seed0", "learning_rate": 0.02, "instability_step": 744, "single_direction_until": 300}
-    known |= {"seconds": 5400.0, "device": "a machine"}
+    known |= {"seconds": 5400.0, "device": "a machine", "seed": 0}
     recorded = xr.Dataset(
         {name: (variables.get(name).dims, np.arange(3.0)) for name in run_files.REQUIRED_VARIABLES},
         {"t": np.arange(1200)},
     )
+    recorded["alpha"] = "t", np.full(1200, 10.0)  # ε = .063: cycles of 70 steps
     recorded = recorded.assign_attrs(dict.fromkeys(run_files.REQUIRED_ATTRIBUTES, "?") | known)
     run_files.write(recorded, results / "paper" / "a--eta0.02--seed0.nc")
+    of_today = {"library_digest": source.numerical_digest(), "seed": 1, "seconds": 60.0}
+    pilot = recorded.isel(t=slice(100)).assign_attrs(of_today | {"single_direction_until": -1})
+    run_files.write(pilot, results / "paper" / "a--eta0.02--seed1.nc")
     text = f"```{{story-figure}} {NOTEBOOK}/absent {NOTEBOOK}/sharpness\n```\n\n```{{claims-table}}\n```\n\n"
     text += "```{figure-gallery}\n```\n\n```{status-report}\n```\n\nIt took {{ recorded_hours }} hours.\n\n"
     text += f"{{chapter}}`{NOTEBOOK}` {{chapter}}`09_absent`"
@@ -157,6 +163,8 @@ def test_pages_made_of_records(tmp_path):
     assert status == 0, messages
     assert "1.037 ± 0.02" in page
     assert "It took 1.5 hours." in page
+    assert "1 of 2 were computed by today's numerical code" in page.replace("’", "'")
+    assert "1 of them is one. Together they took 1 h 31 min." in page
     assert f'href="chapters/{NOTEBOOK}.html#fig-sharpness"' in page
     for kind in ("svg", "pdf", "png", "csv"):
         assert f'sharpness.{kind}"' in page
@@ -175,7 +183,12 @@ def test_pages_made_of_records(tmp_path):
         "744 + 1,200",
         "step 300",
         "1 h 30 min",
-        "a machine, 2 threads, today, older code",
+        "a machine, 2 threads, today",
+        "older",
+        "17",
+        "744 + 100",
+        "1.4 (pilot)",
+        "not measured",
     ):
         assert f"<p>{told}</p>" in page
 

@@ -8,6 +8,8 @@ import pathlib
 
 import pytest
 
+from selfstab.runs import files
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
 
@@ -41,6 +43,22 @@ def test_the_page_shows_a_benchmark(rendered):
         assert f"{value:.1e}" in cells
     assert {"10", "7.5"} <= {*cells}  # the ratios
     assert RESULTS["date"] in text
+
+
+def test_runs_as_published_stand_beside_ours(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    published = importlib.import_module("published")
+    context = published.PublishedRuns.context(object.__new__(published.PublishedRuns))
+    runs = [run for run in files.recordings() if "-published" in run.attrs["key"]]
+    assert len(context["pairs"]) == len(runs) > 0
+    for run, (name, rate, titles, rows) in zip(runs, context["pairs"], strict=True):
+        assert run.attrs["key"].startswith(f"{name}-published--eta{rate:g}--")
+        told = {cells[0][0]: dict(zip(titles, (value for _, value in cells), strict=True)) for cells in rows}
+        assert told["Steps followed from there"]["As published"] == f"{run.sizes['t']:,}"
+        assert told["Generalized prediction within $\\delta$ of gradient descent"]["As published"] != "not made"
+    template = published.Generated.run.__globals__["TEMPLATES"].get_template("published-runs.md.j2")
+    assert f"`{name}-published`" in template.render(context)
+    assert "None of these" in template.render(pairs=[])
 
 
 def test_a_benchmark_of_before_has_no_numbers_to_show(rendered):

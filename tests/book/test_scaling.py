@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from selfstab.runs import files
+
 EXTENSIONS = "book/_ext"
 
 
@@ -60,3 +62,11 @@ def test_the_page_shows_the_measurements_in_the_repository(report):
     assert f"{costs['tracked_step_gradients']:.2g}" in text
     assert "None" not in text
     assert text.count("ResNet-50") == 2
+
+
+def test_runs_of_a_gpu_are_listed(report):
+    scaling, _, context = report
+    assert [scaling.on_gpu(name) for name in ("NVIDIA A100", "AMD EPYC", "AMD Instinct MI300")] == [True, False, True]
+    recorded = {run.attrs["device"] for run in files.recordings(seed=None) if scaling.on_gpu(run.attrs["device"])}
+    assert {row[-1] for row in context()["accelerated"]} == recorded
+    assert recorded
