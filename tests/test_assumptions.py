@@ -135,6 +135,21 @@ def test_the_first_stride_finds_the_norms_that_brute_force_finds(small, seed):
         np.testing.assert_allclose(first[name], again[name], rtol=5e-3)  # a climb ends at a change of 1e-3 a step
 
 
+def test_a_lost_prediction_takes_no_other_measurement_with_it(small):
+    small, _ = small
+    params, batch = network_of(0)
+    objective, theta = dataclasses.replace(small, batch=batch), small.ravel(params)
+    u = random_direction(small.size, small.dtype)
+    still, lost = (PredictedState(v * u, jnp.array(v)) for v in (0.0, jnp.nan))
+    before, after = (
+        assumptions.measure(objective, assumptions.start(u), theta, u, state)[1] for state in (still, lost)
+    )
+    along = {"third_along_v", "curvature_along_v", "exact_predicted_loss", "exact_predicted_sharpness"}
+    assert {name for name, value in after.items() if not np.isfinite(value).all()} == along
+    for name in sorted(set(before) - along):
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-9, err_msg=name)
+
+
 # --- known tensors ----------------------------------------------------------------------------------------------------
 
 

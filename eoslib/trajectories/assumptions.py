@@ -124,7 +124,7 @@ def measure(
         return tensor_norm(objective, theta, start, order, cold & climbs, jnp.where(climbs, CLIMB_STEPS, 1))
 
     norms, ws, curvatures = jax.lax.map(lambda given: row(*given), rows)
-    rho3 = jnp.maximum(norms[0], norms[2:].max())
+    rho3 = jnp.where(norms[2:] > norms[0], norms[2:], norms[0]).max()  # NaN along a lost prediction bounds nothing
     delta = jnp.sqrt(jnp.clip(geometry.delta_squared, 0, jnp.finfo(objective.dtype).max))
     offsets = jnp.linspace(-5, 5, PROFILE_POINTS, dtype=objective.dtype) * delta
     values = {
