@@ -62,21 +62,34 @@ def behind(*modules: str, stop: Iterable[str] = (), root: pathlib.Path = ROOT) -
     return sorted(found)
 
 
-class _WithoutDocstrings(ast.NodeTransformer):
-    def generic_visit(self, node):
-        super().generic_visit(node)
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = body[1:] or [ast.Pass()]
-        return node
+def _without_docstring(body: list) -> list:
+    first = body[0] if body else None
+    text = first.value.value if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else None
+    return (body[1:] or [ast.Pass()]) if isinstance(text, str) else body
+
+
+def _canonical(node) -> str:
+    """Return code as nested parentheses, the same whichever Python parsed it; what is absent or empty is left out.
+
+    Later versions write a tree differently (`ast.unparse` its quotes, `ast.dump` what is empty) and give it new fields.
+    """
+    if isinstance(node, ast.JoinedStr):  # 3.12 leaves empty texts in it
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    if isinstance(node, list):
+        return f"[{','.join(map(_canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+    if isinstance(fields.get("body"), list):
+        fields["body"] = _without_docstring(fields["body"])
+    return f"{type(node).__name__}({','.join(f'{name}={_canonical(fields[name])}' for name in sorted(fields))})"
 
 
 @functools.cache
 def digest(*modules: str, root: pathlib.Path = ROOT) -> str:
     """Return a SHA-256 (16 hex digits) of the code of some modules, each by its dotted name."""
     files = (file_of(name, root) for name in modules)
-    code = (ast.unparse(_WithoutDocstrings().visit(ast.parse(file.read_text(encoding="utf-8")))) for file in files)
+    code = (_canonical(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 

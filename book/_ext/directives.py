@@ -131,20 +131,18 @@ class StatusReport(RecordDirective):
             setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
             kinds = (setting[field] for field in ("model", "dataset", "criterion"))
             network, data, criterion = (settings.WORDS.get(kind, kind) for kind in kinds)
-            pilot, lasted = quantities.is_pilot(run), quantities.lasted(run)
-            current, pilots = current + today, pilots + pilot
+            pilot, seed, lasted = quantities.is_pilot(run), run.attrs["seed"], quantities.lasted(run)
+            current, pilots, older = current + today, pilots + pilot, "" if today else ", older code"
             row = [
                 f"`{setting['name']}`",
-                f"{network}, width {setting['width']}, {data}, {criterion}",
+                f"{network}, width {setting['width']}, {data}, {criterion}{f', seed {seed}' if seed else ''}",
                 f"{setting['learning_rate']:g}",
-                str(run.attrs["seed"]),
                 f"{setting['n']:,}",
                 f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
                 f"{lasted:.{1 if pilot else 0}f}{' (pilot)' * pilot}",
                 f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
                 duration(float(run.attrs["seconds"])),
-                f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}",
-                "today's" if today else "older",
+                f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}{older}",
             ]
             rows.append(row)
         spent = duration(store.recorded_seconds(recorded_root()))
