@@ -134,6 +134,16 @@ def provenance_line(provenance: dict, *, full: bool = False) -> str:
     return " · ".join(facts)
 
 
+def either(values: list) -> str:
+    """Return alternatives in words.
+
+    >>> either([1]), either([1, 2]), either([1, 2, 16])
+    ('1', '1 or 2', '1, 2 or 16')
+    """
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def recording_note(*runs, pilots: int = 0) -> str:
     """Return a sentence for a caption: scale, steps, computing time and machine of recorded runs (xarray datasets).
 
@@ -142,7 +152,7 @@ def recording_note(*runs, pilots: int = 0) -> str:
     several = len(runs) > 1
     lengths = {run.sizes.get("t", 0) for run in runs}
     steps = " to ".join(f"{length:,}" for length in sorted({min(lengths), max(lengths)}))
-    devices, cores = (" or ".join(sorted({str(run.attrs[name]) for run in runs})) for name in ("device", "threads"))
+    devices, cores = (either(sorted({run.attrs[name] for run in runs})) for name in ("device", "threads"))
     minutes = f"{sum(float(run.attrs['seconds']) for run in runs) / 60:.0f}"
     note = (
         f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {runs[0].attrs['scale']} scale: "
