@@ -35,7 +35,7 @@ sys.exit(bool({"jax", "matplotlib", "xarray", "eoslib"} & sys.modules.keys()))
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(words) == (0, 12)
+    assert doctest.testmod(words) == (0, 13)
 
 
 @pytest.mark.parametrize(
