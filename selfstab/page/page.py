@@ -22,7 +22,7 @@ from selfstab.records.claims import SIGNS, beside, holds, judge, severity
 from selfstab.records.paths import other_code, results_root
 from selfstab.records.store import FIGURE_FILES, PROVENANCE_FIELDS, write_json
 from selfstab.records.words import allowed, null_models, number, recording_note, summarize_verdicts, with_spread
-from selfstab.runs import compute, files, quantities
+from selfstab.runs import compute, files
 from selfstab.runs.provenance import environment, now
 from selfstab.source import numerical_digest
 
@@ -106,7 +106,7 @@ class Page:
         if is_continued(fig):
             caption += f" {CONTINUED}"
         if scale != self.scale:
-            caption += f" {recording_note(*runs, pilots=sum(map(quantities.is_pilot, runs)))}"
+            caption += f" {recording_note(*runs, pilots=files.pilots(runs))}"
         if above is not None:
             words = f"{scale} scale{' (recorded)' * (scale != self.scale)}{above}"
             fig.suptitle(words, fontsize=9, x=0.01, ha="left", color="#555555")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
@@ -12,6 +13,7 @@ from eoslib.trajectories import variables
 from eoslib.trajectories.variables import VARIABLES
 from selfstab import settings
 from selfstab.records.paths import recorded_root, replacing, results_root
+from selfstab.runs import quantities
 from selfstab.settings import Setting
 from selfstab.source import numerical_digest
 
@@ -118,3 +120,8 @@ def recordings(name: str | None = None, seed: int | None = 0) -> list[xr.Dataset
     return sorted(
         runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"], run.attrs["seed"])
     )
+
+
+def pilots(runs: Iterable[xr.Dataset]) -> int:
+    """Return how many runs are pilots (:func:`selfstab.runs.quantities.is_pilot`)."""
+    return sum(map(quantities.is_pilot, runs))
