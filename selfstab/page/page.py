@@ -112,20 +112,20 @@ class Page:
             fig.suptitle(words, fontsize=9, x=0.01, ha="left", color="#555555")
         folder = self.folder / "figures" / self.notebook
         folder.mkdir(parents=True, exist_ok=True)
-        files = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
-        fig.savefig(files["svg"], metadata={"Date": None}, transparent=True)  # for slides of any background
-        fig.savefig(files["pdf"], metadata={"CreationDate": None}, transparent=True)
-        fig.savefig(files["png"], dpi=120)  # the first page stays under a megabyte; the SVG is beside it
-        with open(files["csv"], "w", newline="", encoding="utf-8") as handle:
+        saved = {kind: folder / f"{id}.{kind}" for kind in FIGURE_FILES}
+        fig.savefig(saved["svg"], metadata={"Date": None}, transparent=True)  # for slides of any background
+        fig.savefig(saved["pdf"], metadata={"CreationDate": None}, transparent=True)
+        fig.savefig(saved["png"], dpi=120)  # the first page stays under a megabyte; the SVG is beside it
+        with open(saved["csv"], "w", newline="", encoding="utf-8") as handle:
             table = csv.writer(handle, lineterminator="\n")
             table.writerow(("panel", "curve", "x", "y"))
             table.writerows((panel, curve, f"{x:.7g}", f"{y:.7g}") for panel, curve, x, y in plotted_points(fig))
         plt.close(fig)
         record = {"id": id, "notebook": self.notebook}
-        record |= {kind: str(file.relative_to(self.folder)) for kind, file in files.items()}
+        record |= {kind: str(file.relative_to(self.folder)) for kind, file in saved.items()}
         record |= {"caption": " ".join(caption.split()), "alt": " ".join(alt.split())}
         self.figures.append(record | {"provenance": self.provenance(runs)})
-        encoded = base64.b64encode(files["png"].read_bytes()).decode()
+        encoded = base64.b64encode(saved["png"].read_bytes()).decode()
         shown = {"image/png": encoded, "text/plain": f"Figure {id}: {record['alt']}"}
         display(shown, raw=True, metadata={"eoslib": {"figure": id}})
 
