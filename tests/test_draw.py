@@ -29,7 +29,8 @@ def run_with(scale="paper", until=-1, steps=10):
     words = {"scale": scale, "key": "x--eta1--seed0", "seed": 0, "device": "a CPU", "threads": 2, "seconds": 120.0}
     words |= {"versions": "{}", "single_direction_until": until, "commit": "0123", "library_digest": "4567"}
     words |= {"data_hash": "89ab", "date": "today"}
-    return xr.Dataset(coords={"t": np.arange(steps)}, attrs=words)
+    words |= {"learning_rate": 0.1}  # ε = .1: cycles of 44 steps
+    return xr.Dataset({"alpha": ("t", np.ones(steps))}, {"t": np.arange(steps)}, words)
 
 
 def test_a_text_stands_where_its_frame_says(ax):
@@ -85,3 +86,4 @@ def test_a_figure_says_which_scale_drew_it(shown, ax, scale, above, told):
     shown[0].figure(ax.figure, "empty", caption=caption, alt=alt, runs=[run_with(scale)], above=", x")
     assert ax.figure.get_suptitle() == above
     assert shown[0].figures[0]["caption"].count("Recorded at paper scale: 10 steps") == told
+    assert shown[0].figures[0]["caption"].count("A pilot, of less than two cycles.") == told
