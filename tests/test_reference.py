@@ -39,7 +39,7 @@ search = _of_benchmarks("search")
 
 
 @pytest.mark.usefixtures("ordinary")
-def test_the_search_finds_the_edge_of_the_run(tmp_path):
+def test_the_search_finds_the_edge_of_the_run():
     """ε, the second eigenvalue and the step against dense eigenvalues; a size that does not get there says so."""
     setting = settings.get("mlp-cats-dogs", "test", width=2, image_size=16)
     row = search.measure(setting)
