@@ -26,7 +26,7 @@ RESULTS = pathlib.Path(__file__).with_name("search.json")
 
 
 def measure(setting: settings.Setting, seed: int = 0) -> dict:
-    """Descend to the edge; return what was met there: ε (NaN where α < 0) and λ₂ over 2/η, both absent if it was not."""
+    """Descend to the edge; return what was met there: ε (NaN where α < 0) and λ₂ over 2/η, absent if it was not."""
     begun = time.perf_counter()
     with jax.default_matmul_precision("highest"):
         prepared = experiment.prepare(setting, seed, devices=1)
