@@ -12,6 +12,7 @@ from timing import constrained_step, hvp
 from eoslib.geometry import radius_squared
 from eoslib.objective import Objective
 
+SETTLED = 5  # steps in which the published θ† moves from the edge to where it takes the edge to be
 EXACT = 3e-4  # residual of the eigenvectors of exact projections, relative to S; float32 allows little less
 
 
@@ -39,7 +40,7 @@ def agreement(start: Start, size: Size) -> dict[str, float]:
     The published procedure, its gradients in float64, is followed twice: with the eigenvalues that
     ``lobpcg_standard`` tells, and with Rayleigh quotients of the same vectors. The first steps are compared with
     exact projections. ``differences`` are the largest of a step's, relative, but for the first step, at which the two
-    sides need not be on the boundary yet.
+    sides need not be on the boundary yet; ``differences_settled`` those after the first few.
     """
     objective, rate, ours = start.objective, start.setting.learning_rate, start.state.constrained
     double = published(start)
@@ -60,7 +61,8 @@ def agreement(start: Start, size: Size) -> dict[str, float]:
     numbers = np.asarray(series)  # (steps, sides, L S α β)
     delta_squared = radius_squared(numbers[..., 2:3], numbers[..., 3:])
     numbers = np.concatenate([numbers, np.sqrt(delta_squared)], axis=-1)
-    apart = np.max(np.abs(numbers / numbers[:, :1] - 1)[1:], axis=0)  # (sides, 5)
+    apart = np.abs(numbers / numbers[:, :1] - 1)  # (steps, sides, 5)
+    apart, settled = (np.max(apart[first:], axis=0) for first in (1, SETTLED))
     names = ("loss", "sharpness", "alpha", "beta", "delta")
     nearest = exact.path(objective, theta, u, rate, size.exact_steps, tolerance=EXACT, linear_tolerance=1e-2)[-1]
 
@@ -72,6 +74,8 @@ def agreement(start: Start, size: Size) -> dict[str, float]:
         "loss_difference": float(apart[1, 0]),
         "differences": dict(zip(names, map(float, apart[1]), strict=True)),
         "differences_with_quotients": dict(zip(names, map(float, apart[2]), strict=True)),
+        "settled_after": SETTLED,
+        "differences_settled": dict(zip(names, map(float, settled[1]), strict=True)),
         "distance_delta": distance(ours.theta, told[0]),  # at the end
         "distance_with_quotients_delta": distance(ours.theta, better[0]),
         "travelled_delta": distance(told[0], theta),

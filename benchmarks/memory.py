@@ -11,6 +11,7 @@ import sys
 
 import jax
 import reference
+from several import DIRECTIONS
 from starts import PAPER, SMALL, Size, instability, library_start, say
 
 from eoslib.rules import GradientDescent
@@ -31,8 +32,8 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
     """In a process of its own: peak memory of tracked steps of one side, and what it was before any derivative."""
     edge = instability(size)
     before, rate = peak_rss(), edge.setting.learning_rate
-    if side == "eoslib":
-        start = library_start(edge)
+    if side != "reference":
+        start = library_start(edge, directions=1 if side == "eoslib" else DIRECTIONS)
 
         def step():
             return tracks.advance(start.objective, GradientDescent(rate), start.state, 2, start.options)
@@ -54,9 +55,9 @@ def memory_of(side: str, size: Size) -> dict[str, int | None]:
 
 
 def memory(small: bool) -> dict[str, dict[str, int | None]]:
-    """Peak memory of both sides, each in its own process."""
+    """Peak memory of both sides, and of the library with several directions, each in its own process."""
     found = {}
-    for side in ("eoslib", "reference"):
+    for side in ("eoslib", "reference", "several"):
         say(f"memory of {side}, in its own process")
         command = [sys.executable, __file__, side, *(["--small"] if small else [])]
         found[side] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)

@@ -99,7 +99,7 @@ def measure(size: Size) -> dict:
         compiled_in = {"1-D convolution": compiling(convolution())} if size is SMALL else every_network()
     unit = evaluated["gradient"]
     machine = environment()
-    compiled = [used[side]["peak_once_compiled"] for side in ("eoslib", "reference")]
+    compiled = {side: each["peak_once_compiled"] for side, each in used.items()}
     found = {
         "gradient_s": unit,
         "hvp_gradients": evaluated["hvp"] / unit,
@@ -110,14 +110,16 @@ def measure(size: Size) -> dict:
         "tracked_step_ratio": tracked["reference_s"] / tracked["eoslib_s"],
         "tracked_step_float64_ratio": tracked["reference_float64_s"] / tracked["eoslib_float64_s"],
         "peak_rss_ratio": used["eoslib"]["peak"] / used["reference"]["peak"],
-        "peak_rss_once_compiled_ratio": compiled[0] / compiled[1] if all(compiled) else None,
+        "peak_rss_once_compiled_ratio": compiled["eoslib"] / compiled["reference"] if compiled["reference"] else None,
         "matmul_share": operations / unit / peak,
         "max_constraint_violation": tracked["max_violation"],
         "constrained_loss_difference": common["loss_difference"],
         "constrained_distance_delta": common["distance_delta"],
         "several_step_gradients": more["several"]["gradients"],
         "several_violation": more["several"]["violation"],
-        "several_memory_ratio": more["several"]["temporary_bytes"] / more["one"]["temporary_bytes"],
+        "several_memory_ratio": used["several"]["peak"] / used["eoslib"]["peak"],
+        "several_memory_once_compiled_ratio": compiled["several"] / compiled["eoslib"] if compiled["eoslib"] else None,
+        "several_temporary_ratio": more["several"]["temporary_bytes"] / more["one"]["temporary_bytes"],
         "samples_exponent": max(samples["gradient_exponent"], samples["cubic_exponent"]),
         "compiling_ratio": compiled_in["1-D convolution"]["ratio"],
     }

@@ -90,11 +90,16 @@ def instability(size: Size) -> Edge:
         return Edge(setting, objective, jnp.asarray(kept["theta"]), jnp.asarray(kept["eigenvector"]), int(kept["step"]))
 
 
-def library_start(edge: Edge) -> Start:
-    """The library's state at the instability: gradient descent moved along u by the setting's kick, θ† projected."""
-    options = tracks.Options(kick=edge.setting.kick)
+def library_start(edge: Edge, directions: int = 1) -> Start:
+    """The library's state at the instability: gradient descent moved along u by the setting's kick, θ† projected.
+
+    Further ``directions`` than one start from noise.
+    """
+    options = tracks.Options(kick=edge.setting.kick, directions=directions)
     rule = GradientDescent(edge.setting.learning_rate)
-    state, _ = tracks.start(edge.objective, rule, edge.theta, edge.eigenvector, options)
+    noise = jax.random.normal(jax.random.key(0), (directions - 1, edge.objective.size), edge.objective.dtype)
+    starts = jnp.concatenate([edge.eigenvector[None], noise])
+    state, _ = tracks.start(edge.objective, rule, edge.theta, starts, options)
     return Start(edge.setting, edge.objective, state, options)
 
 

@@ -118,8 +118,8 @@ class LocalGeometry(NamedTuple):
 
     def gram(self, rule: Rated) -> Float[Array, "n n"]:
         """Return 𝒢 = T⊥T⊥ᵀ, β for k = 1 (curvature²/length²)."""
-        across = self.across(rule)
-        return inner(across[:, None], across)
+        across = self.across(rule)  # a product of matrices is exact to rounding where neither is a single row
+        return across @ across.T if len(across) > 1 else inner(across[:, None], across)
 
     def sharpening(self, rule: Rated) -> Float[Array, "k k"]:
         """Return A = −∇³L[u_i, u_j]·P⊥∇L, the rate of progressive sharpening of the block (curvature²); α for k = 1."""

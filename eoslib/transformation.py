@@ -106,7 +106,7 @@ def _advance(loss_fn, trained, has_aux, thirds_every, rule, params, state: Const
 
 def constrained_gradient_descent(
     rule: Rated | Callable | Any,
-    *, directions: int = 1, thirds_every: int = 5, seed: int = 0, trainable: Any = True,
+    *, directions: int = 1, thirds_every: int = 10, seed: int = 0, trainable: Any = True,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """Return the constrained step as an optax transformation, for any training loop.
 

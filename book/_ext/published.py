@@ -28,13 +28,11 @@ class PublishedReport(Generated):
 
     def context(self) -> dict:
         found = json.loads(RESULTS.read_text(encoding="utf-8"))
-        if "differences" not in found["agreement"]:
+        if "differences_settled" not in found["agreement"]:
             return {"found": None}
         common, tracked, constrained = found["agreement"], found["tracked_step"], found["constrained_step_s"]
-        rows = [
-            (words, common["differences"][name], common["differences_with_quotients"][name])
-            for name, words in QUANTITIES.items()
-        ]
+        sides = [common[f"differences{which}"] for which in ("", "_settled", "_with_quotients")]
+        rows = [(words, [side[name] for side in sides]) for name, words in QUANTITIES.items()]
         costs = [
             ("Constrained step", constrained["reference"], constrained["eoslib"]),
             ("Step of all trajectories", tracked["reference_s"], tracked["eoslib_s"]),

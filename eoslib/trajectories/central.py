@@ -47,7 +47,7 @@ class CentralMoment(NamedTuple):
 
 
 def central_flow_step(
-    objective: Objective, rule: GradientDescent, state: CentralState, *, substeps: int = 4, thirds_every: int = 5
+    objective: Objective, rule: GradientDescent, state: CentralState, *, substeps: int = 4, thirds_every: int = 10
 ) -> tuple[CentralState, CentralMoment]:
     """Follow the central flow for the time of one step, η, by Euler substeps, and return what was measured at w.
 

@@ -56,7 +56,7 @@ class Options(NamedTuple):
     restart: bool = False  # whether the predictions restart from gradient descent once per cycle (where y turns > 0)
     restart_every: int = 0  # and after this many steps; 0: never
     directions: int = 1  # limit on the leading directions followed: as many as are near the edge, and one more
-    thirds_every: int = 5  # steps, of the central flow substeps, between evaluations of several directions' ∇³L
+    thirds_every: int = 10  # steps, of the central flow substeps, between evaluations of several directions' ∇³L
     central: int = 0  # substeps of the central flow per step, each about one constrained step; 0: none
     start: float = 0.1  # the predictions start where |x| first exceeds this fraction of δ: below, x is rounding
     kick: float = 0.0  # θ is moved along u by this fraction of δ (not for the flow, which would undo it within a step)
