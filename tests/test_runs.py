@@ -87,6 +87,8 @@ def test_recorded_runs_are_found_by_name_largest_rate_first(home):
     files.write(small(setting, 3).assign_attrs(known), files.path(setting, 3))
     assert [run.attrs["key"] for run in files.recordings(seed=3)] == ["mlp-cats-dogs--eta0.02--seed3"]
     assert len(files.recordings(seed=None)) == 4
+    assert [run.attrs["key"] for run in files.recordings("mlp-cifar10", learning_rate=0.04)] == [found[1]]
+    assert [run.attrs["seed"] for run in files.recordings("mlp-cats-dogs", seed=None, learning_rate=0.02)] == [0, 3]
 
 
 def test_a_broken_file_is_named(home):

@@ -100,7 +100,8 @@ class ScalingReport(Generated):
         steps = f"{run.attrs['instability_step']:,} + {run.sizes['t']:,}"
         setting = json.loads(run.attrs["setting"])
         size = f"{run.attrs['parameters']:,}", f"{setting['n']:,}", setting["gradient_dtype"]
-        return [f"`{setting['name']}`", *size, steps, duration(float(run.attrs["seconds"])), run.attrs["device"]]
+        which = f", η = {setting['learning_rate']:g}" + (f", seed {run.attrs['seed']}" if run.attrs["seed"] else "")
+        return [f"`{setting['name']}`{which}", *size, steps, duration(float(run.attrs["seconds"])), run.attrs["device"]]
 
     def example(self, case: Case, costs: dict, measured: dict, saving: float) -> list[str]:
         """Return a row of the table of examples."""

@@ -13,27 +13,31 @@ from selfstab.runs import quantities
 SHADES = ("#D55E00", "#E69F00", "#8C4A00", "#F0B27A", "#A04060", "#C98BA0", "#B8B8B8", "#DDDDDD")
 
 
-def edge(run):
-    """Draw the eigenvalues of the block at θ†, gradient descent's sharpness, and both losses."""
-    top, t = run.attrs["edge"], run.t.values
-    fig, (values, loss) = plt.subplots(1, 2, figsize=(8.4, 3.5), width_ratios=(1.4, 1))
-    values.plot(
-        t[1:] - 0.5, two_step_means(run.gd_sharpness.values) / top, color=COLORS["gd"], linewidth=0.8, alpha=0.7
-    )
-    block = run.block_eigenvalues.values / top
-    for i in np.flatnonzero(np.isfinite(block).any(axis=0)):
-        values.plot(t, block[:, i], color=SHADES[i], linewidth=1.8, zorder=5 - i)
-        begin = int(np.isfinite(block[:, i]).argmax()) if i else len(t) // 2
-        name = rf"$\lambda_{i + 1}(\theta^\dagger)$"
-        write(values, t[begin] + 0.015 * t[-1], block[begin, i] - 0.004, name, SHADES[i], va="top")
-    write(values, 0.02, 0.94, "gradient descent", "gd", frame="axes")
-    values.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8, zorder=6)
-    values.set_ylim(np.nanmin(block) - 0.03, None)
-    values.set(xlabel=AFTER, ylabel=r"curvature $/\,(2/\eta)$", title="One after the other")
-    loss.plot(t, run.gd_loss, color=COLORS["gd"], linewidth=0.8, alpha=0.7)
-    loss.plot(t, run.constrained_loss, color=COLORS["constrained"])
-    color_key(loss, [(r"$L(\theta)$", "gd"), (r"$L(\theta^\dagger)$", "constrained")], fontsize=9.5)
-    loss.set(xlabel=AFTER, ylabel="loss", title="Loss")
+def edge(*runs):
+    """Draw the eigenvalues of the block at θ†, gradient descent's sharpness, and both losses; one row a run."""
+    fig, panels = plt.subplots(len(runs), 2, figsize=(8.4, 3.5 * len(runs)), width_ratios=(1.4, 1), squeeze=False)
+    for (values, loss), run in zip(panels, runs):
+        top, t = run.attrs["edge"], run.t.values
+        values.plot(
+            t[1:] - 0.5, two_step_means(run.gd_sharpness.values) / top, color=COLORS["gd"], linewidth=0.8, alpha=0.7
+        )
+        block = run.block_eigenvalues.values / top
+        for i in np.flatnonzero(np.isfinite(block).any(axis=0)):
+            values.plot(t, block[:, i], color=SHADES[i], linewidth=1.8, zorder=5 - i)
+            begin = int(np.isfinite(block[:, i]).argmax()) if i else len(t) // 2
+            name = rf"$\lambda_{i + 1}$" if i else r"$\lambda_1(\theta^\dagger)$"
+            write(values, t[begin] + 0.015 * t[-1], block[begin, i] - 0.004, name, SHADES[i], va="top")
+        write(values, 0.02, 0.94, "gradient descent", "gd", frame="axes")
+        values.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8, zorder=6)
+        values.set_ylim(np.nanmin(block) - 0.03, None)
+        which = rf", $\eta={run.attrs['learning_rate']:g}$" if len(runs) > 1 else ""
+        values.set(ylabel=r"curvature $/\,(2/\eta)$", title=f"One after the other{which}")
+        loss.plot(t, run.gd_loss, color=COLORS["gd"], linewidth=0.8, alpha=0.7)
+        loss.plot(t, run.constrained_loss, color=COLORS["constrained"])
+        color_key(loss, [(r"$L(\theta)$", "gd"), (r"$L(\theta^\dagger)$", "constrained")], fontsize=9.5)
+        loss.set(ylabel="loss", title=f"Loss{which}")
+    for ax in panels[-1]:
+        ax.set_xlabel(AFTER)
     return fig
 
 
@@ -86,20 +90,33 @@ def cone(x, sigma, forces):
     return fig
 
 
-def excess(runs, single, tolerances):
-    """Draw the mean excess loss over tr Σ/η, by windows of two lengths, and over δ²/η of one direction."""
-    fig, axes = plt.subplots(1, 2, figsize=(8.2, 3.4), sharey=True, width_ratios=(1.5, 1))
-    for ax, (length, tolerance) in zip(axes, tolerances.items()):
-        for each, color, alone in [*((run, "constrained", False) for run in runs), (single, "single", True)]:
-            parts = quantities.windows(each, length)
-            for part, value in zip(parts, quantities.excess(each, parts, one_direction=alone)):
-                ax.plot([part.start, part.stop], [value] * 2, color=COLORS[color], linewidth=2, alpha=0.7)
-        ax.axhspan(1 - tolerance, 1 + tolerance, color=SHADE, zorder=0)
-        ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-        ax.set(xlabel=AFTER, title=f"Windows of {length} steps")
+def excess(cases, tolerances, windows):
+    """Draw the mean excess loss over tr Σ/η, by windows of two lengths, and over δ²/η of one direction.
+
+    Args:
+        cases: Pairs of some runs and one of one direction (or None), all at one η; one row each.
+        tolerances: By length of a window, what a mean may differ from one by.
+        windows: (run, length) ↦ the windows of a run, slices.
+    """
+    size = {"figsize": (8.2, 3.4 * len(cases)), "width_ratios": (1.5, 1), "sharey": True, "squeeze": False}
+    fig, panels = plt.subplots(len(cases), 2, **size)
+    for row, (runs, single) in zip(panels, cases):
+        which = rf", $\eta={runs[0].attrs['learning_rate']:g}$" if len(cases) > 1 else ""
+        for ax, (length, tolerance) in zip(row, tolerances.items()):
+            alone = [] if single is None else [(single, "single", True)]
+            for each, color, one in [*((run, "constrained", False) for run in runs), *alone]:
+                parts = windows(each, length)
+                for part, value in zip(parts, quantities.excess(each, parts, one_direction=one)):
+                    ax.plot([part.start, part.stop], [value] * 2, color=COLORS[color], linewidth=2, alpha=0.7)
+            ax.axhspan(1 - tolerance, 1 + tolerance, color=SHADE, zorder=0)
+            ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
+            part = windows(runs[0], length)[0]
+            ax.set(title=f"Windows of {part.stop - part.start} steps{which}")
+        row[0].set(ylabel="mean excess loss", ylim=(0, None))
     names = [(r"over $\delta^2/\eta$, one direction", "single"), (r"over $\mathrm{tr}\,\Sigma/\eta$", "constrained")]
-    color_key(axes[0], names, y=0.3, fontsize=9.5)
-    axes[0].set(ylabel="mean excess loss", ylim=(0, None))
+    color_key(panels[0, 0], names, y=0.2, fontsize=9.5)
+    for ax in panels[-1]:
+        ax.set_xlabel(AFTER)
     return fig
 
 

@@ -88,6 +88,7 @@ def errors(runs, horizons):
     """Draw the errors of both predictions of runs, with the steps (a slice per run) of the claim shaded."""
     fig, axes = plt.subplots(1, len(runs), figsize=(7.8, 3.2), squeeze=False)
     for ax, run, steps in zip(axes[0], runs, horizons, strict=True):
+        run = run.isel(t=slice(0, 5 * steps.stop))  # beyond, both predictions are lost
         d = quantities.radius(run)
         ax.axvspan(steps.start, steps.stop, color=SHADE, zorder=0)
         ax.plot(run.t, run.distance / d, color=COLORS["gd"], linewidth=0.9, alpha=0.6)

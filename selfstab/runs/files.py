@@ -110,12 +110,13 @@ def recorded(name: str, seed: int = 0, **overrides) -> xr.Dataset | None:
     return load(file) if file.exists() else None
 
 
-def recordings(name: str | None = None, seed: int | None = 0) -> list[xr.Dataset]:
+def recordings(name: str | None = None, seed: int | None = 0, learning_rate: float | None = None) -> list[xr.Dataset]:
     """Return all recorded paper-scale runs, or those of one experiment: by name, the largest η first, then by seed.
 
-    ``seed`` is that of the runs wanted; None: any.
+    ``seed`` and ``learning_rate`` are those of the runs wanted; None: any.
     """
-    found = f"{name or '*'}--eta*--seed{'*' if seed is None else seed}.nc"
+    rate = "*" if learning_rate is None else f"{learning_rate:g}"
+    found = f"{name or '*'}--eta{rate}--seed{'*' if seed is None else seed}.nc"
     runs = [load(file) for file in (recorded_root() / "paper").glob(found)]
     return sorted(
         runs, key=lambda run: (run.attrs["key"].split("--")[0], -run.attrs["learning_rate"], run.attrs["seed"])

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy.interpolate import CubicSpline
 
 from eoslib import geometry
+from eoslib.rules import EDGE_FRACTION
 from selfstab.theory.reduced import cycle_starts
 
 
@@ -23,6 +24,19 @@ def single_direction(run: xr.Dataset) -> xr.Dataset:
 def one_direction(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
     """Return the runs at whose first step λ₂ is below 1.9/η (or was not measured), up to the step where it is not."""
     return [single_direction(run) for run in runs if run.attrs["single_direction_until"] != 0]
+
+
+def with_margin(run: xr.Dataset) -> xr.Dataset:
+    """Return a run up to the step at which the last direction of its block reaches 1.9/η; all of it if none does.
+
+    From there on an eigenvalue left out may be at the edge too.
+    """
+    full = (run.block_eigenvalues[:, -1] > EDGE_FRACTION * run.attrs["edge"]).values
+    if not full.any():
+        return run
+    return run.isel(
+        {name: (run[name] < full.argmax()).values for name in ("t", "interval", "stride") if name in run.sizes}
+    )
 
 
 def radius(run: xr.Dataset) -> xr.DataArray:
@@ -80,11 +94,21 @@ def prediction_errors(run: xr.Dataset, guess=None) -> dict[str, float]:
 SMALL = 0.15
 
 
+def slope_along(run: xr.Dataset, k: int) -> CubicSpline | None:
+    """Return F'(x) of the loss F along u at the k-th strided step; None where α ≤ 0, so that no profile was taken."""
+    x = run.profile_offset[k].values
+    return CubicSpline(x, run.profile[k].values).derivative() if (np.diff(x) > 0).all() else None
+
+
 def valley(run: xr.Dataset) -> np.ndarray:
-    """Return F'(x)/x and F''(x) of the loss F along u at |x| = δ, by strided step (2, n); (2, 0) if not recorded."""
-    found = np.empty((2, run.sizes["stride"] if "profile" in run else 0))
+    """Return F'(x)/x and F''(x) of the loss F along u at |x| = δ, by strided step (2, n); (2, 0) if not recorded.
+
+    They are NaN where :func:`slope_along` is None.
+    """
+    found = np.full((2, run.sizes["stride"] if "profile" in run else 0), np.nan)
     for k in range(found.shape[1]):
-        slope = CubicSpline(run.profile_offset[k].values, run.profile[k].values).derivative()
+        if (slope := slope_along(run, k)) is None:
+            continue
         d = float(radius(run)[run.stride.values[k]])
         found[:, k] = (slope(d) - slope(-d)) / (2 * d), (slope(d, 1) + slope(-d, 1)) / 2
     return found
