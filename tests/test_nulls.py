@@ -80,14 +80,15 @@ def test_tracks_without_dynamics_look_like_the_track():
             np.testing.assert_allclose(np.abs(np.fft.rfft(tracks[0][1])), np.abs(np.fft.rfft(y)), atol=1e-9)
 
 
-def test_the_valley_is_read_off_the_profile_and_absent_where_none_was_taken():
-    x, d = np.linspace(-3.0, 3.0, 21), np.array([1.0, 2.0])
+def test_the_valley_is_read_off_the_profile_of_the_own_eigenvector():
+    """At the second step the profile has collapsed, at the third it is along an eigenvector with a smaller δ."""
+    x, d = np.linspace(-5.0, 5.0, 21), np.array([1.0, 2.0, 2.0])
     dims, loss = ("stride", "offset"), 7 * x**2 / 2 + x**3
-    at = {"profile_offset": (dims, np.stack([x, 0 * x])), "profile": (dims, np.stack([loss, 0 * x]))}
-    run = xr.Dataset(at | {"delta_squared": ("t", d**2)}, coords={"t": [0, 1], "stride": [0, 1]})
-    assert quantities.slope_along(run, 1) is None
+    at = {"profile_offset": (dims, np.stack([x, 0 * x, x])), "profile": (dims, np.stack([loss, 0 * x, loss]))}
+    run = xr.Dataset(at | {"delta_squared": ("t", d**2)}, coords={"t": [0, 1, 2], "stride": [0, 1, 2]})
+    assert [quantities.slope_along(run, k) is None for k in range(3)] == [False, True, True]
     np.testing.assert_allclose(quantities.slope_along(run, 0)(d), 7 * d + 3 * d**2)
-    np.testing.assert_allclose(quantities.valley(run), [[7.0, np.nan], [7.0, np.nan]])
+    np.testing.assert_allclose(quantities.valley(run), [[7.0, np.nan, np.nan]] * 2)
 
 
 def test_a_block_has_a_margin_until_its_last_direction_comes_near():

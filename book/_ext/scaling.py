@@ -99,7 +99,7 @@ class ScalingReport(Generated):
         """Return a row of the table of runs recorded on a GPU."""
         steps = f"{run.attrs['instability_step']:,} + {run.sizes['t']:,}"
         setting = json.loads(run.attrs["setting"])
-        size = f"{run.attrs['parameters']:,}", f"{setting['n']:,}", setting["gradient_dtype"]
+        size = f"{run.attrs['parameters']:,}", f"{setting['n']:,}", setting.get("gradient_dtype", "float32")
         which = f", η = {setting['learning_rate']:g}" + (f", seed {run.attrs['seed']}" if run.attrs["seed"] else "")
         return [f"`{setting['name']}`{which}", *size, steps, duration(float(run.attrs["seconds"])), run.attrs["device"]]
 

@@ -98,7 +98,7 @@ def excess(cases, tolerances, windows):
         tolerances: By length of a window, what a mean may differ from one by.
         windows: (run, length) ↦ the windows of a run, slices.
     """
-    size = {"figsize": (8.2, 3.4 * len(cases)), "width_ratios": (1.5, 1), "sharey": True, "squeeze": False}
+    size = {"figsize": (8.2, 3.4 * len(cases)), "width_ratios": (1.5, 1), "sharey": "row", "squeeze": False}
     fig, panels = plt.subplots(len(cases), 2, **size)
     for row, (runs, single) in zip(panels, cases):
         which = rf", $\eta={runs[0].attrs['learning_rate']:g}$" if len(cases) > 1 else ""
@@ -112,7 +112,7 @@ def excess(cases, tolerances, windows):
             ax.axhline(1, color=COLORS["edge"], linestyle="--", linewidth=0.8)
             part = windows(runs[0], length)[0]
             ax.set(title=f"Windows of {part.stop - part.start} steps{which}")
-        row[0].set(ylabel="mean excess loss", ylim=(0, None))
+        row[0].set(ylabel="mean excess loss", ylim=(0, 1.05 * row[0].get_ylim()[1]))
     names = [(r"over $\delta^2/\eta$, one direction", "single"), (r"over $\mathrm{tr}\,\Sigma/\eta$", "constrained")]
     color_key(panels[0, 0], names, y=0.2, fontsize=9.5)
     for ax in panels[-1]:

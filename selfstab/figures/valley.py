@@ -85,10 +85,15 @@ def shapes(runs):
 
 
 def errors(runs, horizons):
-    """Draw the errors of both predictions of runs, with the steps (a slice per run) of the claim shaded."""
+    """Draw the errors of both predictions of runs, with the steps (a slice per run) of the claim shaded.
+
+    A panel ends soon after both are lost: their errors exceed what they predict.
+    """
     fig, axes = plt.subplots(1, len(runs), figsize=(7.8, 3.2), squeeze=False)
     for ax, run, steps in zip(axes[0], runs, horizons, strict=True):
-        run = run.isel(t=slice(0, 5 * steps.stop))  # beyond, both predictions are lost
+        lost = [(run[f"{guess}_error"] > run.distance).values[steps.stop :] for guess in ("predicted", "generalized")]
+        ends = [steps.stop + int(each.argmax()) if each.any() else run.sizes["t"] for each in lost]
+        run = run.isel(t=slice(0, int(1.2 * max(*ends, 4 * steps.stop))))
         d = quantities.radius(run)
         ax.axvspan(steps.start, steps.stop, color=SHADE, zorder=0)
         ax.plot(run.t, run.distance / d, color=COLORS["gd"], linewidth=0.9, alpha=0.6)

@@ -29,7 +29,7 @@ def one_direction(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
 def with_margin(run: xr.Dataset) -> xr.Dataset:
     """Return a run up to the step at which the last direction of its block reaches 1.9/η; all of it if none does.
 
-    From there on an eigenvalue left out may be at the edge too.
+    From there on an eigenvalue left out may be as near.  Comparisons end, as those of one direction do with λ₂.
     """
     full = (run.block_eigenvalues[:, -1] > EDGE_FRACTION * run.attrs["edge"]).values
     if not full.any():
@@ -95,9 +95,13 @@ SMALL = 0.15
 
 
 def slope_along(run: xr.Dataset, k: int) -> CubicSpline | None:
-    """Return F'(x) of the loss F along u at the k-th strided step; None where α ≤ 0, so that no profile was taken."""
-    x = run.profile_offset[k].values
-    return CubicSpline(x, run.profile[k].values).derivative() if (np.diff(x) > 0).all() else None
+    """Return F'(x) of the loss F along u at the k-th strided step; None where the profile is along another eigenvector.
+
+    A profile reaches five δ to both sides.  It is measured with an eigen-solve of its own, which with several
+    eigenvalues at the edge may find another of them, and then its δ is another, or 0 where that one is not sharpened.
+    """
+    x, delta = run.profile_offset[k].values, float(radius(run)[int(run.stride.values[k])])
+    return CubicSpline(x, run.profile[k].values).derivative() if abs(x[-1] / (5 * delta) - 1) < 0.1 else None
 
 
 def valley(run: xr.Dataset) -> np.ndarray:
@@ -182,9 +186,13 @@ def followed(run: xr.Dataset, guess: str = "predicted") -> tuple[int, float]:
     return end - start, lasted(run.isel(t=slice(start, end)))
 
 
-def windows(run: xr.Dataset, length: int) -> list[slice]:
-    """Return windows of ``length`` steps after the end of the first cycle; one of all steps if none fits."""
+def windows(run: xr.Dataset, length: int, at: float | None = None) -> list[slice]:
+    """Return windows of ``length`` steps after the end of the first cycle; one of all steps if none fits.
+
+    With ``at`` they have as much training time ηt, and so about as many cycles, as ``length`` steps at that η.
+    """
     first, steps = int(cycle_length(run)[0]), run.sizes["t"]
+    length = length if at is None else round(length * at / run.attrs["learning_rate"])
     return [slice(a, a + length) for a in range(first, steps - length + 1, length)] or [slice(0, steps)]
 
 
