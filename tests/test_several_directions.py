@@ -70,6 +70,8 @@ def test_a_block_that_grows_is_not_carried_on(world):
 def test_windows_begin_with_the_second_cycle_and_do_not_overlap(world):
     assert quantities.windows(world[-1], 100) == [slice(50, 150), slice(150, 250), slice(250, 350)]
     assert quantities.windows(world[-1], 400) == [slice(0, 400)]
+    half = world[-1].assign_attrs(learning_rate=RATE / 2)  # as much time, twice as many steps
+    assert quantities.windows(half, 100, at=RATE)[0] == slice(50, 250)
 
 
 def test_mean_excess_is_in_units_of_its_prediction(world):
@@ -100,6 +102,7 @@ def test_figures_draw_the_numbers(world):
     z, errors = np.random.default_rng(1).normal(size=(50, 2)), quantities.tracking_error(run, [slice(100, 200)])
     figures = [
         directions.edge(run),
+        directions.edge(run, run),
         directions.cone(xs[:, :2], sigmas[:, :2, :2], {"none": np.ones(2), "some": np.zeros(2)}),
         directions.tracking(run, run, slice(100, 200), {"predicted": ("k", np.array(errors))}),
         directions.matrix({"a": z, "b": z}, (0, 1), np.ones((3, 2))),
@@ -108,9 +111,11 @@ def test_figures_draw_the_numbers(world):
     ]
     assert all(len(plotted_points(fig)) > 5 for fig in figures)
     heights = {color: set() for color in COLORS}
-    fig = directions.excess([run], run, {100: 0.2, 50: 0.1})
-    assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 2.2 for ax in fig.axes)
+    larger = run.assign(gd_loss=run.constrained_loss + 5 * (run.gd_loss - run.constrained_loss))
+    fig = directions.excess([([run], run), ([larger], None)], {100: 0.2, 50: 0.1}, quantities.windows)
+    assert [ax.get_ylim()[0] for ax in fig.axes] == [0] * 4
+    assert [ax.get_ylim()[1] > top for ax, top in zip(fig.axes, (2.2, 2.2, 5.5, 5.5), strict=True)] == [True] * 4
     for _, curve, _, y in plotted_points(fig):
         heights[curve.split()[0]].add(round(y, 6))
-    assert (heights["constrained"], heights["single"]) == ({1.1, 0.9}, {2.2, 1.8})
+    assert (heights["constrained"], heights["single"]) == ({1.1, 0.9, 5.5, 4.5}, {2.2, 1.8})
     plt.close("all")
