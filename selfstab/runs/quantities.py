@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import xarray as xr
@@ -94,7 +94,7 @@ def prediction_errors(run: xr.Dataset, guess=None) -> dict[str, float]:
 SMALL = 0.15
 
 
-def slope_along(run: xr.Dataset, k: int) -> CubicSpline | None:
+def slope_along(run: xr.Dataset, k: int) -> Callable | None:
     """Return F'(x) of the loss F along u at the k-th strided step; None where the profile is along another eigenvector.
 
     A profile reaches five δ to both sides.  It is measured with an eigen-solve of its own, which with several
