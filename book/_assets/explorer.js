@@ -154,7 +154,8 @@
     slide(name, t) {
       const { begin, end } = this;
       if (name === "down") {
-        const near = (end) => Math.abs(t - end) < (9 / this.strip.over.clientWidth) * this.top;
+        const reach = Math.min((9 / this.strip.over.clientWidth) * this.top, (end - begin) / 4); // the middle moves it
+        const near = (end) => Math.abs(t - end) < reach;
         this.grip = near(begin) ? "begin" : near(end) ? "end" : t > begin && t < end ? t - begin : (end - begin) / 2;
       }
       if (this.grip === "begin") this.look(Math.min(t, end - NARROWEST), end);

@@ -134,12 +134,8 @@ def tracking(run, single, part, ages):
     top = 1.3 * float((seen.gd_loss - floor).max())
     names = [("gradient descent", "gd"), ("predicted", "predicted"), (r"$\mathrm{tr}\,\Sigma/\eta$", "constrained")]
     color_key(loss, names, y=0.94, gap=0.07)
-    loss.set(
-        xlabel=AFTER,
-        ylabel=r"loss above $L(\theta^\dagger)$",
-        title="After one restart",
-        ylim=(min(0.0, float((seen.gd_loss - floor).min())), top),
-    )
+    loss.set(xlabel=AFTER, ylabel=r"loss above $L(\theta^\dagger)$", title="After one restart")
+    loss.set_ylim(min(0.0, float((seen.gd_loss - floor).min())), top)
     cycle = float(quantities.cycle_length(run).median())
     for color, (_, errors) in ages.items():
         low, middle, high = np.quantile(errors, [0.25, 0.5, 0.75], axis=0) if len(errors) else np.full((3, 1), np.nan)
@@ -148,21 +144,14 @@ def tracking(run, single, part, ages):
         error.fill_between(age[1:], low[1:], high[1:], color=COLORS[color], alpha=0.2, linewidth=0)
     color_key(error, [(name, color) for color, (name, _) in ages.items()], y=0.3, gap=0.07)
     error.axhline(0.5, color=COLORS["edge"], linestyle="--", linewidth=0.8)
-    error.set(
-        xlabel="age of the prediction in cycles",
-        ylabel=r"error $/$ rms $\|\theta-\theta^\dagger\|$",
-        title="Error by age",
-    )
+    error.set(xlabel="age of the prediction in cycles", title="Error by age")
+    error.set_ylabel(r"error $/$ rms $\|\theta-\theta^\dagger\|$")
     for which, color in ((single, "single"), (run, "predicted")):
         parts = [part for part in quantities.restarts(which) if part.start >= cycle]
         lasted = [horizon(values) for values in quantities.tracking_error(which, parts)]
         lasts.plot([part.start for part in parts], lasted, "o", color=COLORS[color], markersize=4.5)
-    lasts.set(
-        xlabel="step of the restart",
-        ylabel="steps until the error exceeds half",
-        title="How long it lasts",
-        ylim=(0, None),
-    )
+    lasts.set(xlabel="step of the restart", ylabel="steps until the error exceeds half", title="How long it lasts")
+    lasts.set_ylim(0, None)
     return fig
 
 
@@ -184,9 +173,8 @@ def matrix(tracks, dampings, exponents):
     axes[-1].plot(range(len(dampings)), np.asarray(exponents).T, "o", color=COLORS["gd"], alpha=0.6, markersize=4)
     axes[-1].axhline(0, color=COLORS["edge"], linestyle="--", linewidth=0.8)
     axes[-1].set_xticks(range(len(dampings)), [f"{damping:g}" for damping in dampings])
-    axes[-1].set(
-        xlabel=r"damping per step in units of $\varepsilon$", ylabel="exponent per cycle", title="Lyapunov exponent"
-    )
+    axes[-1].set(xlabel=r"damping per step in units of $\varepsilon$", ylabel="exponent per cycle")
+    axes[-1].set_title("Lyapunov exponent")
     return fig
 
 
@@ -218,19 +206,11 @@ def distances(run, single):
         if name in run:
             ax.semilogy(run.t, run[name].where(run[name] > 0) / unit, color=COLORS[color], linewidth=1.2)
     common = min(run.sizes["t"], single.sizes["t"])
-    ax.semilogy(
-        single.t[:common],
-        single.distance[:common].values / unit[:common].values,
-        color=COLORS["single"],
-        linewidth=0.8,
-        alpha=0.8,
-    )
+    away = single.distance[:common].values / unit[:common].values
+    ax.semilogy(single.t[:common], away, color=COLORS["single"], linewidth=0.8, alpha=0.8)
     names = [("gradient flow", "flow"), ("gradient descent", "gd"), ("central flow", "central")]
     names.insert(2, (r"gradient descent from $\theta^\dagger$ of one direction", "single"))
     color_key(ax, names, y=0.55, gap=0.075, fontsize=9)
-    ax.set(
-        xlabel=AFTER,
-        ylabel=r"distance from $\theta^\dagger$ in $\sqrt{\mathrm{tr}\,\Sigma}$",
-        title="Who takes the same path",
-    )
+    unit_name = r"distance from $\theta^\dagger$ in $\sqrt{\mathrm{tr}\,\Sigma}$"
+    ax.set(xlabel=AFTER, ylabel=unit_name, title="Who takes the same path")
     return fig

@@ -199,9 +199,8 @@ def windows(run: xr.Dataset, length: int, at: float | None = None) -> list[slice
 def excess(run: xr.Dataset, parts: list[slice], *, one_direction: bool = False) -> np.ndarray:
     """Return mean L(θ) − L(θ†) by window, in units of the mean of tr Σ/η, or of δ²/η of one direction."""
     seen = (run.gd_loss - run.constrained_loss).values
-    predicted = (run.delta_squared.clip(0) if one_direction else run.covariance_trace).values / run.attrs[
-        "learning_rate"
-    ]
+    size = run.delta_squared.clip(0) if one_direction else run.covariance_trace
+    predicted = size.values / run.attrs["learning_rate"]
     return np.array([seen[part].mean() / predicted[part].mean() for part in parts])
 
 
