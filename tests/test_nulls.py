@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xarray as xr
 
 from eoslib.objective import Objective
 from eoslib.trajectories.state import Options
@@ -78,26 +77,3 @@ def test_tracks_without_dynamics_look_like_the_track():
             assert not np.allclose(each, size)
         if name == "shuffled phases":
             np.testing.assert_allclose(np.abs(np.fft.rfft(tracks[0][1])), np.abs(np.fft.rfft(y)), atol=1e-9)
-
-
-def test_the_valley_is_read_off_the_profile_of_the_own_eigenvector():
-    """At the second step the profile has collapsed, at the third it is along an eigenvector with a smaller δ."""
-    x, d = np.linspace(-5.0, 5.0, 21), np.array([1.0, 2.0, 2.0])
-    dims, loss = ("stride", "offset"), 7 * x**2 / 2 + x**3
-    at = {"profile_offset": (dims, np.stack([x, 0 * x, x])), "profile": (dims, np.stack([loss, 0 * x, loss]))}
-    run = xr.Dataset(at | {"delta_squared": ("t", d**2)}, coords={"t": [0, 1, 2], "stride": [0, 1, 2]})
-    assert [quantities.slope_along(run, k) is None for k in range(3)] == [False, True, True]
-    np.testing.assert_allclose(quantities.slope_along(run, 0)(d), 7 * d + 3 * d**2)
-    np.testing.assert_allclose(quantities.valley(run), [[7.0, np.nan, np.nan]] * 2)
-
-
-def test_a_block_has_a_margin_until_its_last_direction_comes_near():
-    last = np.array([np.nan, 0.8, 0.94, 0.96, 0.9])
-    run = xr.Dataset(
-        {"block_eigenvalues": (("t", "direction"), np.stack([np.ones(5), last], 1))},
-        coords={"t": np.arange(5), "stride": [0, 2, 4]},
-        attrs={"edge": 1.0},
-    )
-    cut = quantities.with_margin(run)
-    assert (cut.t.values.tolist(), cut.stride.values.tolist()) == ([0, 1, 2], [0, 2])
-    assert quantities.with_margin(run.isel(t=slice(0, 3))).sizes["t"] == 3

@@ -17,8 +17,11 @@ from selfstab.theory.reduced import cycle_starts
 def single_direction(run: xr.Dataset) -> xr.Dataset:
     """Return a run up to the step at which λ₂ reaches 1.9/η; all of it if λ₂ never does, or does at step 0."""
     late = run.attrs["single_direction_until"]
-    cut = {name: (run[name] < late).values for name in ("t", "interval", "stride") if name in run.sizes}
-    return run.isel(cut) if late > 0 else run
+    return _before(run, late) if late > 0 else run
+
+
+def _before(run: xr.Dataset, step: int) -> xr.Dataset:
+    return run.isel({name: (run[name] < step).values for name in ("t", "interval", "stride") if name in run.sizes})
 
 
 def one_direction(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
@@ -32,11 +35,7 @@ def with_margin(run: xr.Dataset) -> xr.Dataset:
     From there on an eigenvalue left out may be as near.  Comparisons end, as those of one direction do with λ₂.
     """
     full = (run.block_eigenvalues[:, -1] > EDGE_FRACTION * run.attrs["edge"]).values
-    if not full.any():
-        return run
-    return run.isel(
-        {name: (run[name] < full.argmax()).values for name in ("t", "interval", "stride") if name in run.sizes}
-    )
+    return _before(run, int(full.argmax())) if full.any() else run
 
 
 def radius(run: xr.Dataset) -> xr.DataArray:
