@@ -17,7 +17,7 @@ from selfstab.theory.reduced import cycle_starts
 def single_direction(run: xr.Dataset) -> xr.Dataset:
     """Return a run up to the step at which λ₂ reaches 1.9/η; all of it if λ₂ never does, or does at step 0."""
     late = run.attrs["single_direction_until"]
-    return _before(run, late) if late > 0 else run
+    return _before(run, int(late)) if late > 0 else run
 
 
 def _before(run: xr.Dataset, step: int) -> xr.Dataset:
