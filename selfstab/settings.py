@@ -228,7 +228,7 @@ _TABLE |= {
 
 # The CNN at a size at which several seeds are affordable.
 _TABLE["cnn-cifar10-n1000"] = {
-    scale: row | (dict(n=1000, tracked_steps=200) if scale == "paper" else {})
+    scale: row | (dict(n=1000, tracked_steps=50, micro_batch=5) if scale == "paper" else {})
     for scale, row in _TABLE["cnn-cifar10"].items()
 }
 
@@ -256,6 +256,20 @@ _TABLE |= {
     }
     for activation in ACTIVATIONS[1:]
 }
+
+# At the size of quick scale, to be recorded from several seeds: each network, criterion and activation that a build has
+# from one seed or not at all.
+_TABLE |= {
+    f"{name}-small": {
+        "test": _TABLE[name]["test"], "quick": _TABLE[name]["quick"],
+        "paper": _TABLE[name]["quick"] | ({"tracked_steps": steps} if steps else {}),
+    }
+    for name, steps in {
+        **{f"mlp-cats-dogs-{kind}": 0 for kind in (*ACTIVATIONS[1:], "logistic")},
+        "mlp-cifar10-cross-entropy": 0, "cnn-cifar10": 0, "transformer-sst2": 0, "bert-tiny-sst2": 0,
+        "resnet18-cifar10": 100, "vgg11-cifar10": 350,
+    }.items()
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:

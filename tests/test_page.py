@@ -182,7 +182,7 @@ def test_a_null_model_that_was_not_computed_leaves_its_claim_untested(page):
 
 
 def test_the_worst_of_several_runs_makes_the_claim(page):
-    """By verdict, then in units of its own tolerance; the spread is half the range, and one run has none."""
+    """By verdict, then in units of its own tolerance; median and range are kept, and one run has none."""
 
     def judge(run, claim):
         measured, tolerance, null = run.attrs["numbers"]
@@ -197,11 +197,12 @@ def test_the_worst_of_several_runs_makes_the_claim(page):
     near, narrow, beside = (1.1, 1.0, 3.0), (1.05, 0.1, 3.0), (1.0, 1.0, 1.5)
     assert worst(near, narrow)["measured"] == 1.05
     assert worst(near, narrow)["spread"] == pytest.approx(0.025)
-    assert worst(near, narrow)["quantity"] == "q; the worst of 2 seeds"
+    assert worst(near, narrow)["each"] == {"count": 2, "least": 1.05, "median": pytest.approx(1.075), "most": 1.1}
+    assert worst(near, narrow)["quantity"] == "q; the worst of 2 runs"
     assert worst(near, beside, narrow)["verdict"] == "is not tested here"
     assert worst(near, beside, (1.2, 0.1, 3.0))["verdict"] == "does not hold"
     assert worst(near, (float("nan"), 1.0, 3.0))["measured"] is None
-    assert (worst(near)["quantity"], worst(near)["spread"]) == ("q", 0.0)
+    assert (worst(near)["quantity"], worst(near)["spread"], worst(near).get("each")) == ("q", 0.0, None)
     page.claims.clear()
     page.over([], judge, page.claim)
     assert page.claims == []

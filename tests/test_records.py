@@ -35,7 +35,7 @@ sys.exit(bool({"jax", "matplotlib", "xarray", "eoslib"} & sys.modules.keys()))
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(words) == (0, 13)
+    assert doctest.testmod(words) == (0, 14)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,15 @@ def test_verdict(relation, measured, expected):
     assert judged["verdict"] == expected
     assert judged["spread"] is None, "JSON has no infinity"
     assert json.loads(json.dumps(judged, allow_nan=False)) == judged
+
+
+def test_median_and_range_of_several_runs():
+    """Kept where there are several; NaN is no value, an infinite one is beyond what JSON has."""
+    judged = claims.judge("at most", 0.0, 3.0, 9.0, 5.0, (3.0, 1.0, float("nan"), 1.5))
+    assert judged["each"] == {"count": 3, "least": 1.0, "median": 1.5, "most": 3.0}
+    assert judged["spread"] == 1.0
+    assert claims.judge("at most", 0.0, 3.0, 0.0, 5.0, (1.0, float("inf")))["each"]["most"] is None
+    assert "each" not in claims.judge("at most", 0.0, 3.0, 9.0, 5.0, [3.0, float("nan")])
 
 
 def test_verdict_wants_sense():

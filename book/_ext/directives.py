@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from docutils import nodes
@@ -122,36 +123,64 @@ class StatusReport(RecordDirective):
         return facts | {"Book built": f"{when:%Y-%m-%d %H:%M} UTC"}
 
     def recorded(self) -> dict:
-        """Return a row for every recorded run, and how many are of today's code and long enough to be no pilots."""
-        from selfstab.runs import files, quantities  # here alone: it takes seconds to import
+        """Return a row for every recorded experiment, its seeds together, and what there is of today's code."""
+        from selfstab.runs import files  # here alone: it takes seconds to import
 
-        rows, current, pilots = [], 0, 0
-        for run in files.recordings(seed=None):
-            today = run.attrs["library_digest"] == source.numerical_digest()
-            setting, until = json.loads(run.attrs["setting"]), run.attrs["single_direction_until"]
-            kinds = (setting[field] for field in ("model", "dataset", "criterion"))
-            network, data, criterion = (settings.WORDS.get(kind, kind) for kind in kinds)
-            pilot, seed, lasted = quantities.is_pilot(run), run.attrs["seed"], quantities.lasted(run)
-            current, pilots, older = current + today, pilots + pilot, "" if today else ", older code"
-            row = [
-                f"`{setting['name']}`",
-                f"{network}, width {setting['width']}, {data}, {criterion}{f', seed {seed}' if seed else ''}",
-                f"{setting['learning_rate']:g}",
-                f"{setting['n']:,}",
-                f"{run.attrs['instability_step']:,} + {run.sizes.get('t', 0):,}",
-                f"{lasted:.{1 if pilot else 0}f}{' (pilot)' * pilot}",
-                f"step {until}" if until >= 0 else "never" if "eigenvalues" in run else "not measured",
-                duration(float(run.attrs["seconds"])),
-                f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}, {run.attrs['date']}{older}",
-            ]
-            rows.append(row)
+        runs = files.recordings(seed=None)
+        groups = itertools.groupby(
+            runs, lambda run: (json.loads(run.attrs["setting"])["name"], run.attrs["learning_rate"])
+        )
+        current = sum(run.attrs["library_digest"] == source.numerical_digest() for run in runs)
         spent = duration(store.recorded_seconds(recorded_root()))
-        return {"rows": rows, "current": current, "pilots": pilots, "spent": spent}
+        rows = [recorded_row(list(group)) for _, group in groups]
+        return {"rows": rows, "runs": len(runs), "current": current, "pilots": files.pilots(runs), "spent": spent}
 
     def searched(self) -> list[dict]:
         """Return what ``benchmarks/search.py`` found: where the residual network meets the edge."""
         found = ROOT / "benchmarks" / "search.json"
         return json.loads(found.read_text(encoding="utf-8")) if found.is_file() else []
+
+
+def from_to(values: Iterable[float], form: str = ",.0f") -> str:
+    """Return numbers in words: one if they are the same as printed, else the smallest and the largest."""
+    values = list(values)
+    return " to ".join(dict.fromkeys(f"{each:{form}}" for each in (min(values), max(values))))
+
+
+def recorded_row(runs: list) -> list[str]:
+    """Return the cells of a row on recorded runs that differ in their seeds."""
+    from selfstab.runs import files, quantities  # here alone: it takes seconds to import
+
+    setting = json.loads(runs[0].attrs["setting"])
+    network, data, criterion = (
+        settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion")
+    )
+    lasted, pilots = list(map(quantities.lasted, runs)), files.pilots(runs)
+    ends = [int(run.attrs["single_direction_until"]) for run in runs]
+    close = {
+        f"step {from_to(met)}" if (met := [end for end in ends if end >= 0]) else "": len(met),
+        "never": sum(end < 0 and "eigenvalues" in run for end, run in zip(ends, runs, strict=True)),
+        "not measured": sum(end < 0 and "eigenvalues" not in run for end, run in zip(ends, runs, strict=True)),
+    }
+    older = sum(run.attrs["library_digest"] != source.numerical_digest() for run in runs)
+    machines = dict.fromkeys(f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}" for run in runs)
+
+    def share(what: str, count: int) -> str:
+        """Name what is true of some runs, with how many unless of all."""
+        return what if count == len(runs) else f"{what} ({count} of {len(runs)})"
+
+    return [
+        f"`{setting['name']}`",
+        f"{network}, width {setting['width']}, {data}, {criterion}{f', {len(runs)} seeds' if len(runs) > 1 else ''}",
+        f"{setting['learning_rate']:g}",
+        f"{setting['n']:,}",
+        f"{from_to(run.attrs['instability_step'] for run in runs)} + {from_to(run.sizes.get('t', 0) for run in runs)}",
+        from_to(lasted, ".1f" if pilots else ".0f") + (f", {share('pilot', pilots)}" if pilots else ""),
+        "; ".join(share(what, count) for what, count in close.items() if count),
+        duration(sum(float(run.attrs["seconds"]) for run in runs)),
+        f"{'; '.join(machines)}, {max(run.attrs['date'] for run in runs)}"
+        + (f", {share('older code', older)}" if older else ""),
+    ]
 
 
 class MutantsTable(RecordDirective):

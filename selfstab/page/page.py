@@ -150,6 +150,7 @@ class Page:
         tolerance: float,
         reason: str,
         spread: float = 0.0,
+        each: Iterable[float] = (),
         relation: str = "equals",
         paper: str = "",
         work: str = "",
@@ -166,7 +167,8 @@ class Page:
             measured: Value from the runs.
             tolerance: Largest deviation at which the claim holds.
             reason: Reason for the tolerance.
-            spread: Half range (or interval) of the measured value over seeds, settings or time.
+            spread: Half of an interval around the measured value, where ``each`` is not given.
+            each: The values of all runs (seeds, settings, windows of time), whose median and range are shown.
             relation: ``"equals"``, ``"at most"`` or ``"at least"``: how measured should relate to predicted.
             paper: The paper's statement, if it has one in words.
             work: arXiv number of the work whose statement it is, where it is not the paper's.
@@ -180,16 +182,15 @@ class Page:
         if any(known["id"] == id for known in self.claims):
             raise ValueError(f"claim id {id!r} is already used in {self.notebook}")
         record = {"id": id, "notebook": self.notebook, "sentence": " ".join(sentence.split()), "quantity": quantity}
-        record |= beside(judge(relation, predicted, measured, spread, tolerance), nulls, relation)
+        record |= beside(judge(relation, predicted, measured, spread, tolerance, each), nulls, relation)
         record |= {"reason": " ".join(reason.split()), "relation": relation, "scale": self.scale, "seed": self.seed}
         self.claims.append(record | {"paper": paper, "work": work})
         if show:
             measure = quantity.replace("*", r"\*")  # as in v*
-            apart = f", spread {number(spread)}" if spread > 0 else ""
             bound = "" if relation == "equals" else f"{relation} {allowed(record)[2:]} is allowed: "
             self.say(
                 f"**{SIGNS[record['verdict']]} The claim {record['verdict']}.** {record['sentence']} *{measure}*: "
-                f"measured {number(measured)}{apart}; {bound}predicted {number(predicted)}, "
+                f"measured {with_spread(record)}; {bound}predicted {number(predicted)}, "
                 f"tolerance {number(tolerance)} ({record['reason']})."
             )
             if nulls:
@@ -209,7 +210,7 @@ class Page:
     def over(self, runs: Iterable[xr.Dataset], judge_run: Callable, claim: Callable[..., None]) -> None:
         """Make the claims that ``judge_run(run, claim)`` makes of each run, each with the values of its worst run.
 
-        A run on which a null model passes is worse than one on which none does.  The spread is half the range.
+        A run on which a null model passes is worse than one on which none does.
         """
         made: dict[str, list[tuple[str, dict]]] = {}
         for run in runs:
@@ -224,8 +225,8 @@ class Page:
             sentence, words = max(each, key=badness)
             measured = [other["measured"] for _, other in each]
             if len(each) > 1:
-                words = words | {"quantity": f"{words['quantity']}; the worst of {len(each)} seeds"}
-            claim(id, sentence, **words | {"spread": (max(measured) - min(measured)) / 2})
+                words = words | {"quantity": f"{words['quantity']}; the worst of {len(each)} runs"}
+            claim(id, sentence, **words | {"each": measured})
 
     def compare(self) -> None:
         """Show a table of this page's claims: measured values, values that the tolerance allows, and null models."""
@@ -236,7 +237,7 @@ class Page:
         passed = [f"{null['name']} ({each['id']})" for each in self.claims for null in each["nulls"] if holds(null)]
         after = f"Null models that pass: {'; '.join(passed)}." if passed else "No null model passes."
         after += " The claims page has what was measured, and the reason of each tolerance."
-        self.table("claim | measured ± spread | allowed | null models", rows, after=after)
+        self.table("claim | measured | allowed | null models", rows, after=after)
 
     def recorded(self, *runs: xr.Dataset, absent: bool = False) -> Callable[..., None]:
         """Return a :meth:`claim` for recorded runs, whose values are added to the claim of the same id.
@@ -247,13 +248,15 @@ class Page:
             ValueError: from the function returned, on a claim not made before, of another relation, or judged before.
         """
 
-        def record(id, sentence, *, predicted, measured, tolerance, spread=0.0, relation="equals", nulls=NONE, **words):
+        def record(
+            id, sentence, *, predicted, measured, tolerance, spread=0.0, each=(), relation="equals", nulls=NONE, **words
+        ):
             claim = next((known for known in self.claims if known["id"] == id), None)
             if absent and claim is None:
                 return
             if claim is None or claim["relation"] != relation or "recorded" in claim:
                 raise ValueError(f"claim {id!r} must be made once by `claim` first, with the relation {relation!r}")
-            judged = judge(relation, predicted, measured, spread, tolerance)
+            judged = judge(relation, predicted, measured, spread, tolerance, each)
             claim["recorded"] = beside(judged, nulls, relation) | {
                 "scale": runs[0].attrs["scale"],
                 "runs": [run.attrs["key"] for run in runs],

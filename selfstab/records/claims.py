@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 
 RELATIONS = ("equals", "at most", "at least")
 CLAIM_FIELDS = (
@@ -35,10 +36,24 @@ def verdict(relation: str, predicted: float, measured: float, tolerance: float) 
     return HOLDS if excess <= tolerance else FAILS
 
 
-def judge(relation: str, predicted: float, measured: float, spread: float, tolerance: float) -> dict:
-    """Return a measurement with its verdict, as a claim's record holds it: JSON has no NaN, hence None."""
-    numbers = {"predicted": predicted, "measured": measured, "spread": spread}
-    kept = {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}
+def finite(value: float) -> float | None:
+    """Return a number as a record holds it: JSON has no NaN and no infinity, hence None."""
+    return float(value) if math.isfinite(value) else None
+
+
+def judge(
+    relation: str, predicted: float, measured: float, spread: float, tolerance: float, each: Iterable[float] = ()
+) -> dict:
+    """Return a measurement with its verdict, as a claim's record holds it.
+
+    ``each`` has the values of all runs, of which ``measured`` is one or a mean: their count, median and range are kept
+    if there are several (of NaN, none), and ``spread`` is half the range.
+    """
+    kept = {"predicted": finite(predicted), "measured": finite(measured), "spread": finite(spread)}
+    if len(values := sorted(float(value) for value in each if not math.isnan(value))) > 1:
+        least, median, most = values[0], statistics.median(values), values[-1]
+        kept["spread"] = finite((most - least) / 2)
+        kept["each"] = {"count": len(values), "least": finite(least), "median": finite(median), "most": finite(most)}
     judged = verdict(relation, float(predicted), float(measured), float(tolerance))
     return kept | {"tolerance": float(tolerance), "verdict": judged}
 

@@ -43,8 +43,8 @@ def duration(seconds: float) -> str:
 def number(value: float, digits: int = 3) -> str:
     r"""Return a number for prose: ``digits`` significant digits, and powers of ten as a formula.
 
-    >>> number(0.12345), number(1234.5), number(float("nan"))
-    ('0.123', '1234', 'not a number')
+    >>> number(-0.12345), number(1234.5), number(float("nan"))
+    ('−0.123', '1234', 'not a number')
     >>> print(number(2e-7))
     $2.00\times 10^{-7}$
     """
@@ -55,7 +55,7 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
         decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-        return f"{value:.{decimals}f}"
+        return f"{value:.{decimals}f}".replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return rf"${mantissa}\times 10^{{{int(exponent)}}}$"
 
@@ -86,12 +86,17 @@ def as_text(value, digits: int = 4) -> str:
 
 
 def with_spread(claim: dict) -> str:
-    """Return a claim's measured value and, if there is one, its spread over seeds.
+    """Return a claim's measured value with the median and range over its runs, or its interval, if there is one.
 
     >>> with_spread({"measured": 1.0371, "spread": 0.0213}), with_spread({"measured": None, "spread": 0.0})
     ('1.037 ± 0.021', '–')
+    >>> with_spread({"measured": 1.0371, "each": {"count": 5, "least": 0.86, "median": 0.9612, "most": 1.0371}})
+    '1.037 (median 0.961, 0.86 to 1.04)'
     """
     measured = as_text(claim["measured"])
+    if each := claim.get("each"):
+        least, median, most = (as_text(each[name], 3) for name in ("least", "median", "most"))
+        return f"{measured} (median {median}, {least} to {most})"
     return f"{measured} ± {as_text(claim['spread'], 2)}" if claim["spread"] else measured
 
 

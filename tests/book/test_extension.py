@@ -179,17 +179,12 @@ def test_pages_made_of_records(tmp_path):
     assert "(2 of 2 claims hold, 0 of 1 on recorded runs)" in page
     assert "absent (not in this build)" in page
     for told in (
-        "MLP, width 200, SST-2, logistic",
-        "MLP, width 200, SST-2, logistic, seed 1",
-        "744 + 1,200",
-        "step 300",
-        "1 h 30 min",
-        "a machine, 2 threads, today, older code",
-        "a machine, 2 threads, today",
-        "17",
-        "744 + 100",
-        "1.4 (pilot)",
-        "not measured",
+        "MLP, width 200, SST-2, logistic, 2 seeds",
+        "744 + 100 to 1,200",
+        "1.4 to 17.1, pilot (1 of 2)",
+        "step 300 (1 of 2); not measured (1 of 2)",
+        "1 h 31 min",
+        "a machine, 2 threads, today, older code (1 of 2)",
     ):
         assert f"{told}</p>" in page
 
