@@ -73,3 +73,14 @@ def test_a_block_has_a_margin_until_its_last_direction_comes_near():
     cut = quantities.with_margin(run)
     assert (cut.t.values.tolist(), cut.stride.values.tolist()) == ([0, 1, 2], [0, 2])
     assert quantities.with_margin(run.isel(t=slice(0, 3))).sizes["t"] == 3
+
+
+def test_a_power_is_fitted_to_what_is_positive_and_finite():
+    slope, error = quantities.power([0.1, 0.2, 0.4, 0.3, 0.1], [0.03, 0.12, 0.48, float("nan"), 0.0])
+    assert slope == pytest.approx(2)
+    assert error < 1e-6
+    slope, error = quantities.power([1, 2, 4, 8], [2, 1, 2, 1])
+    assert slope == pytest.approx(-0.2)  # of 1, 0, 1, 0 on 0, 1, 2, 3
+    assert error > 0.1
+    assert all(map(np.isnan, quantities.power([0.1, 0.2], [1, 2])))
+    assert all(map(np.isnan, quantities.power([0.1, 0.1, 0.1], [1, 2, 3])))

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
 
 from selfstab.page.style import COLORS
 
+#: One marker per kind of network, one shade with it.
+MARKERS = {
+    "MLP": ("o", COLORS["gd"]), "CNN": ("s", COLORS["constrained"]), "ResNet-18": ("^", COLORS["predicted"]),
+    "VGG-11": ("v", COLORS["generalized"]), "Transformer": ("D", COLORS["single"]), "BERT-tiny": ("P", "#B58900"),
+}  # fmt: skip
 #: Values beyond an end of the logarithmic axis are drawn at that end.
 ENDS = (0.02, 60)
 BEYOND = "#B2182B"
@@ -57,3 +64,34 @@ def _plot_models(ax, height, models, limit, *, judged):
         else:
             shade, marker = (COLORS["gd"], "o") if value <= limit else (BEYOND, "X")
             ax.plot(place, height, marker, color=shade, markersize=5 + (marker == "X"), zorder=3)
+
+
+def orders(found, panels):
+    """Draw numbers of runs against their ε, on logarithmic axes, filled where the theory applies.
+
+    Args:
+        found: Of each run its network's ``kind`` in words, its ``epsilon``, the reasons ``unmet`` why it is not judged,
+            and a value by panel.
+        panels: By name: title, power and factor of the dashed line, and the fitted slope in words.
+    """
+    fig, axes = plt.subplots(2, 3, figsize=(8, 5), sharex=True)
+    for ax, (name, (title, power, factor, slope)) in zip(axes.flat, panels.items(), strict=True):
+        for each in found:
+            marker, shade = MARKERS[each["kind"]]
+            fill = "none" if each["unmet"] else shade
+            ax.plot(each["epsilon"], each[name], marker, color=shade, markerfacecolor=fill, markersize=4, alpha=0.8)
+        ends = np.array([min(each["epsilon"] for each in found), max(each["epsilon"] for each in found)])
+        ax.plot(ends, factor * ends**power, color=COLORS["edge"], linestyle="--", linewidth=1)
+        ax.set(xscale="log", yscale="log")
+        ax.set_title(f"{title}\n{slope}", fontsize=9)
+        ax.xaxis.set_major_locator(FixedLocator([0.03, 0.1, 0.3]))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
+    for ax in axes[1]:
+        ax.set_xlabel(r"$\varepsilon$, median")
+    kinds = dict.fromkeys(each["kind"] for each in found)
+    marks = [
+        Line2D([], [], linestyle="", marker=MARKERS[kind][0], color=MARKERS[kind][1], markersize=5) for kind in kinds
+    ]
+    fig.legend(marks, list(kinds), loc="outside upper center", ncols=len(kinds), fontsize=8.5)
+    return fig

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -150,7 +151,7 @@ class Page:
         tolerance: float,
         reason: str,
         spread: float = 0.0,
-        each: Iterable[float] = (),
+        each: Iterable[SupportsFloat] = (),
         relation: str = "equals",
         paper: str = "",
         work: str = "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from typing import SupportsFloat
 
 RELATIONS = ("equals", "at most", "at least")
 CLAIM_FIELDS = (
@@ -42,7 +43,12 @@ def finite(value: float) -> float | None:
 
 
 def judge(
-    relation: str, predicted: float, measured: float, spread: float, tolerance: float, each: Iterable[float] = ()
+    relation: str,
+    predicted: float,
+    measured: float,
+    spread: float,
+    tolerance: float,
+    each: Iterable[SupportsFloat] = (),
 ) -> dict:
     """Return a measurement with its verdict, as a claim's record holds it.
 
@@ -50,7 +56,7 @@ def judge(
     if there are several (of NaN, none), and ``spread`` is half the range.
     """
     kept = {"predicted": finite(predicted), "measured": finite(measured), "spread": finite(spread)}
-    if len(values := sorted(float(value) for value in each if not math.isnan(value))) > 1:
+    if len(values := sorted(value for value in map(float, each) if not math.isnan(value))) > 1:
         least, median, most = values[0], statistics.median(values), values[-1]
         kept["spread"] = finite((most - least) / 2)
         kept["each"] = {"count": len(values), "least": finite(least), "median": finite(median), "most": finite(most)}

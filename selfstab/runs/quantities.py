@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from typing import SupportsFloat
 
 import numpy as np
 import xarray as xr
@@ -183,6 +184,19 @@ def followed(run: xr.Dataset, guess: str = "predicted") -> tuple[int, float]:
     lost[: start + 1] = False
     end = int(lost.argmax()) if lost.any() else run.sizes["t"]
     return end - start, lasted(run.isel(t=slice(start, end)))
+
+
+def power(epsilons: Iterable[SupportsFloat], values: Iterable[SupportsFloat]) -> tuple[float, float]:
+    """Return the slope of ln(values) on ln ε, and its standard error; NaN where fewer than three can be used.
+
+    Values that are NaN, infinite or not positive are left out.
+    """
+    pairs = np.array([list(epsilons), list(values)], float)
+    pairs = np.log(pairs[:, (pairs > 0).all(axis=0) & np.isfinite(pairs).all(axis=0)])
+    if pairs.shape[1] < 3 or not np.ptp(pairs[0]):
+        return np.nan, np.nan
+    (slope, _), covariance = np.polyfit(*pairs, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))
 
 
 def windows(run: xr.Dataset, length: int, at: float | None = None) -> list[slice]:
