@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from selfstab.page.style import COLORS
 
@@ -71,7 +71,7 @@ def orders(found, panels):
 
     Args:
         found: Of each run its network's ``kind`` in words, its ``epsilon``, the reasons ``unmet`` why it is not judged,
-            and a value by panel.
+            and a value by panel (above ten it is drawn at ten).
         panels: By name: title, power and factor of the dashed line, and the fitted slope in words.
     """
     fig, axes = plt.subplots(2, 3, figsize=(8, 5), sharex=True)
@@ -79,14 +79,24 @@ def orders(found, panels):
         for each in found:
             marker, shade = MARKERS[each["kind"]]
             fill = "none" if each["unmet"] else shade
-            ax.plot(each["epsilon"], each[name], marker, color=shade, markerfacecolor=fill, markersize=4, alpha=0.8)
+            ax.plot(
+                each["epsilon"],
+                min(each[name], 10.0),
+                marker,
+                color=shade,
+                markerfacecolor=fill,
+                markersize=4,
+                alpha=0.8,
+            )
         ends = np.array([min(each["epsilon"] for each in found), max(each["epsilon"] for each in found)])
         ax.plot(ends, factor * ends**power, color=COLORS["edge"], linestyle="--", linewidth=1)
         ax.set(xscale="log", yscale="log")
         ax.set_title(f"{title}\n{slope}", fontsize=9)
         ax.xaxis.set_major_locator(FixedLocator([0.03, 0.1, 0.3]))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter("")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
     for ax in axes[1]:
         ax.set_xlabel(r"$\varepsilon$, median")
     kinds = dict.fromkeys(each["kind"] for each in found)
