@@ -47,12 +47,13 @@ class PublishedRuns(Generated):
     def context(self) -> dict:
         pairs = []
         for run in files.recordings(seed=0):
-            name, marked, _ = json.loads(run.attrs["setting"])["name"].partition("-published")
-            if not marked:
+            named = json.loads(run.attrs["setting"])["name"]
+            if "-published" not in named:
                 continue
-            pair = {"As published": run, "In this book": files.recorded(name, learning_rate=run.attrs["learning_rate"])}
+            ours = files.recorded(named.replace("-published", ""), learning_rate=run.attrs["learning_rate"])
+            pair = {"As published": run, "In this book": ours}
             pair = {title: each for title, each in pair.items() if each is not None}
-            pairs.append((name, run.attrs["learning_rate"], list(pair), list(zip(*map(self.told, pair.values())))))
+            pairs.append((named, run.attrs["learning_rate"], list(pair), list(zip(*map(self.told, pair.values())))))
         return {"pairs": pairs}
 
     @staticmethod

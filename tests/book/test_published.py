@@ -56,12 +56,12 @@ def test_runs_as_published_stand_beside_ours(monkeypatch):
     runs = [run for run in files.recordings() if "-published" in run.attrs["key"]]
     assert len(context["pairs"]) == len(runs) > 0
     for run, (name, rate, titles, rows) in zip(runs, context["pairs"], strict=True):
-        assert run.attrs["key"].startswith(f"{name}-published--eta{rate:g}--")
+        assert run.attrs["key"].startswith(f"{name}--eta{rate:g}--")
         told = {cells[0][0]: dict(zip(titles, (value for _, value in cells), strict=True)) for cells in rows}
         assert told["Steps followed from there"]["As published"] == f"{run.sizes['t']:,}"
         assert told["Generalized prediction within $\\delta$ of gradient descent"]["As published"] != "not made"
     template = published.Generated.run.__globals__["TEMPLATES"].get_template("published-runs.md.j2")
-    assert f"`{name}-published`" in template.render(context)
+    assert f"`{name}`" in template.render(context)
     assert "None of these" in template.render(pairs=[])
 
 
