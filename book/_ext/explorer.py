@@ -88,10 +88,10 @@ def export(data) -> dict:
 
 
 def title(attributes: dict) -> str:
-    """Return a run in words: network, data, loss and learning rate."""
+    """Return a run in words: network, data and their number, loss, learning rate and seed."""
     setting = json.loads(attributes["setting"])
     words = (settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion"))
-    return f"{', '.join(words)}, η = {setting['learning_rate']:g}, seed {int(attributes['seed'])}"
+    return f"{', '.join(words)}, n = {setting['n']:,}, η = {setting['learning_rate']:g}, seed {int(attributes['seed'])}"
 
 
 def provenance(attributes: dict) -> str:
