@@ -133,7 +133,13 @@ class StatusReport(RecordDirective):
         current = sum(run.attrs["library_digest"] == source.numerical_digest() for run in runs)
         spent = duration(store.recorded_seconds(recorded_root()))
         rows = [recorded_row(list(group)) for _, group in groups]
-        return {"rows": rows, "runs": len(runs), "current": current, "pilots": files.pilots(runs), "spent": spent}
+        return {
+            "rows": rows,
+            "runs": len(runs),
+            "current": current,
+            "pilots": files.pilots(run for run in runs if run.sizes.get("t")),
+            "spent": spent,
+        }
 
     def searched(self) -> list[dict]:
         """Return what ``benchmarks/search.py`` found: where the residual network meets the edge."""
@@ -148,15 +154,19 @@ def from_to(values: Iterable[float], form: str = ",.0f") -> str:
 
 
 def recorded_row(runs: list) -> list[str]:
-    """Return the cells of a row on recorded runs that differ in their seeds."""
+    """Return the cells of a row on recorded runs that differ in their seeds; some may never have met the edge."""
     from selfstab.runs import files, quantities  # here alone: it takes seconds to import
 
+    every, runs = runs, [run for run in runs if run.sizes.get("t")] or runs
+    seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+    if len(runs) < len(every):
+        seeds += f" ({len(every) - len(runs)} more never met the edge)"
     setting = json.loads(runs[0].attrs["setting"])
     network, data, criterion = (
         settings.WORDS.get(setting[field], setting[field]) for field in ("model", "dataset", "criterion")
     )
     lasted, pilots = list(map(quantities.lasted, runs)), files.pilots(runs)
-    ends = [int(run.attrs["single_direction_until"]) for run in runs]
+    ends = [int(run.attrs.get("single_direction_until", -1)) for run in runs]
     close = {
         f"step {from_to(met)}" if (met := [end for end in ends if end >= 0]) else "": len(met),
         "never": sum(end < 0 and "eigenvalues" in run for end, run in zip(ends, runs, strict=True)),
@@ -171,13 +181,13 @@ def recorded_row(runs: list) -> list[str]:
 
     return [
         f"`{setting['name']}`",
-        f"{network}, width {setting['width']}, {data}, {criterion}{f', {len(runs)} seeds' if len(runs) > 1 else ''}",
+        f"{network}, width {setting['width']}, {data}, {criterion}{seeds}",
         f"{setting['learning_rate']:g}",
         f"{setting['n']:,}",
         f"{from_to(run.attrs['instability_step'] for run in runs)} + {from_to(run.sizes.get('t', 0) for run in runs)}",
         from_to(lasted, ".1f" if pilots else ".0f") + (f", {share('pilot', pilots)}" if pilots else ""),
         "; ".join(share(what, count) for what, count in close.items() if count),
-        duration(sum(float(run.attrs["seconds"]) for run in runs)),
+        duration(sum(float(run.attrs["seconds"]) for run in every)),
         f"{'; '.join(machines)}, {max(run.attrs['date'] for run in runs)}"
         + (f", {share('older code', older)}" if older else ""),
     ]

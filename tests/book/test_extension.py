@@ -156,6 +156,8 @@ def test_pages_made_of_records(tmp_path):
     of_today = {"library_digest": source.numerical_digest(), "seed": 1, "seconds": 60.0}
     pilot = recorded.isel(t=slice(100)).assign_attrs(of_today | {"single_direction_until": -1})
     run_files.write(pilot, results / "paper" / "a--eta0.02--seed1.nc")
+    apart = recorded.drop_dims("t").assign_attrs(of_today | {"seed": 2})
+    run_files.write(apart, results / "paper" / "a--eta0.02--seed2.nc")
     text = f"```{{story-figure}} {NOTEBOOK}/absent {NOTEBOOK}/sharpness\n```\n\n```{{claims-table}}\n```\n\n"
     text += "```{figure-gallery}\n```\n\n```{status-report}\n```\n\nIt took {{ recorded_hours }} hours.\n\n"
     text += f"{{chapter}}`{NOTEBOOK}` {{chapter}}`09_absent`"
@@ -163,8 +165,8 @@ def test_pages_made_of_records(tmp_path):
     assert status == 0, messages
     assert "1.037 ± 0.02" in page
     assert "It took 1.5 hours." in page
-    assert "1 of 2 were computed by today's numerical code" in page.replace("’", "'")
-    assert "1 of them is one. Together they took 1 h 31 min." in page
+    assert "2 of 3 were computed by today's numerical code" in page.replace("’", "'")
+    assert "1 of them is one. Together they took 1 h 32 min." in page
     assert f'href="chapters/{NOTEBOOK}.html#fig-sharpness"' in page
     for kind in ("svg", "pdf", "png", "csv"):
         assert f'sharpness.{kind}"' in page
@@ -179,11 +181,11 @@ def test_pages_made_of_records(tmp_path):
     assert "(2 of 2 claims hold, 0 of 1 on recorded runs)" in page
     assert "absent (not in this build)" in page
     for told in (
-        "MLP, width 200, SST-2, logistic, 2 seeds",
+        "MLP, width 200, SST-2, logistic, 2 seeds (1 more never met the edge)",
         "744 + 100 to 1,200",
         "1.4 to 17.1, pilot (1 of 2)",
         "step 300 (1 of 2); not measured (1 of 2)",
-        "1 h 31 min",
+        "1 h 32 min",
         "a machine, 2 threads, today, older code (1 of 2)",
     ):
         assert f"{told}</p>" in page
