@@ -158,8 +158,10 @@ def recorded_row(runs: list) -> list[str]:
     from selfstab.runs import files, quantities  # here alone: it takes seconds to import
 
     every, runs = runs, [run for run in runs if run.sizes.get("t")] or runs
-    seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-    if len(runs) < len(every):
+    seeds = f", {len(runs)} seeds" if len(runs) > 1 else f", seed {runs[0].attrs['seed']}" * bool(runs[0].attrs["seed"])
+    if not any(run.sizes.get("t") for run in runs):
+        seeds += " (never met the edge)"
+    elif len(runs) < len(every):
         seeds += f" ({len(every) - len(runs)} more never met the edge)"
     setting = json.loads(runs[0].attrs["setting"])
     network, data, criterion = (

@@ -91,12 +91,14 @@ def with_spread(claim: dict) -> str:
     >>> with_spread({"measured": 1.0371, "spread": 0.0213}), with_spread({"measured": None, "spread": 0.0})
     ('1.037 ± 0.021', '–')
     >>> with_spread({"measured": 1.0371, "each": {"count": 5, "least": 0.86, "median": 0.9612, "most": 1.0371}})
-    '1.037 (median 0.961, 0.86 to 1.04)'
+    '1.037 (of 5: median 0.961, 0.86 to 1.04)'
     """
     measured = as_text(claim["measured"])
     if each := claim.get("each"):
-        least, median, most = (as_text(each[name], 3) for name in ("least", "median", "most"))
-        return f"{measured} (median {median}, {least} to {most})"
+        least, median, most = (
+            "∞" if each[name] is None else as_text(each[name], 3) for name in ("least", "median", "most")
+        )
+        return f"{measured} (of {each['count']}: median {median}, {least} to {most})"
     return f"{measured} ± {as_text(claim['spread'], 2)}" if claim["spread"] else measured
 
 

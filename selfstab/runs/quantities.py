@@ -25,6 +25,12 @@ def _before(run: xr.Dataset, step: int) -> xr.Dataset:
     return run.isel({name: (run[name] < step).values for name in ("t", "interval", "stride") if name in run.sizes})
 
 
+def sharpening(run: xr.Dataset) -> xr.Dataset:
+    """Return a run up to the first step with α ≤ 0, where nothing sharpens and there is no δ; all of it if none has."""
+    over = ~(run.alpha > 0).values
+    return _before(run, int(run.t[over.argmax()])) if over.any() else run
+
+
 def one_direction(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
     """Return the runs at whose first step λ₂ is below 1.9/η (or was not measured), up to the step where it is not."""
     return [single_direction(run) for run in runs if run.attrs["single_direction_until"] != 0]
