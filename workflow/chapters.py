@@ -102,6 +102,17 @@ def rests_on(cells: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def short(runs: list[pathlib.Path]) -> list[str]:
+    """Name run files in Markdown, seeds that follow another of their experiment by the seed alone.
+
+    >>> short([pathlib.Path(f"a--eta0.1--seed{seed}.nc") for seed in (0, 1)])
+    ['`a--eta0.1--seed0`, netCDF', '`seed1`']
+    """
+    parts = [run.stem.rpartition("--") for run in runs]
+    named = [experiment for experiment, _, _ in parts]
+    return [f"`{part[2]}`" if part[0] in named[:k] else f"`{''.join(part)}`, netCDF" for k, part in enumerate(parts)]
+
+
 def provenance(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:
     """Small lines under a figure: what made it, when and where; its files; the source of what computed it."""
     picture = f"/_generated/figures/{figure['notebook']}/{figure['id']}"
@@ -109,7 +120,10 @@ def provenance(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> 
         *(f"[{kind.upper()}](path:{picture}.{kind})" for kind in ("svg", "pdf", "png")),
         f"[points drawn, CSV](path:{picture}.csv)",
         f"[executed notebook](path:downloads/{figure['notebook']}.ipynb)",
-        *(f"[`{run.stem}`, netCDF](path:downloads/{run.parent.name}/{run.name})" for run in runs),
+        *(
+            f"[{name}](path:downloads/{run.parent.name}/{run.name})"
+            for name, run in zip(short(runs), runs, strict=True)
+        ),
     ]
     lines = [escaped(provenance_line(figure["provenance"], full=True)), f"Files: {' · '.join(links)}"]
     if functions:
