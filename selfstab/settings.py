@@ -227,7 +227,7 @@ _TABLE |= {
 }
 
 # The CNN at a size at which several seeds are affordable without a GPU, and a narrow ResNet-18 on more images than the
-# 100 of quick scale, which it memorizes within a cycle: its α turns negative.  There ε is .2 to .35.
+# 100 of quick scale, which it memorizes within a cycle: its α turns negative.  On 500 ε is .2 to .35.
 _TABLE["cnn-cifar10-n1000"] = _TABLE["cnn-cifar10"] | {
     "paper": _TABLE["cnn-cifar10"]["paper"] | dict(n=1000, tracked_steps=50, micro_batch=5)
 }

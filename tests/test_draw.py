@@ -78,12 +78,10 @@ def test_a_table_is_markdown(shown):
     assert shown[1] == ["Above.\n\n| a | \\|b\\| |\n| --- | --- |\n| 1 | x |\n|  | *y* |\n\nBelow."]
 
 
-@pytest.mark.parametrize(
-    ("scale", "above", "told"), [("test", "test scale, x", 0), ("paper", "paper scale (recorded), x", 1)]
-)
+@pytest.mark.parametrize(("scale", "above", "told"), [("test", "test scale, x", 0), ("paper", "recorded, x", 1)])
 def test_a_figure_says_which_scale_drew_it(shown, ax, scale, above, told):
     caption, alt = "Nothing is drawn here at all.", "An empty pair of axes here."
     shown[0].figure(ax.figure, "empty", caption=caption, alt=alt, runs=[run_with(scale)], above=", x")
     assert ax.figure.get_suptitle() == above
-    assert shown[0].figures[0]["caption"].count("Recorded at paper scale: 10 steps") == told
+    assert shown[0].figures[0]["caption"].count("Recorded: 10 steps") == told
     assert shown[0].figures[0]["caption"].count("A pilot, of less than two cycles.") == told

@@ -84,3 +84,15 @@ def test_a_power_is_fitted_to_what_is_positive_and_finite():
     assert error > 0.1
     assert all(map(np.isnan, quantities.power([0.1, 0.2], [1, 2])))
     assert all(map(np.isnan, quantities.power([0.1, 0.1, 0.1], [1, 2, 3])))
+
+
+def test_a_run_is_cut_where_nothing_sharpens():
+    run = xr.Dataset(
+        {"alpha": ("t", [2.0, 1.0, 0.0, 1.0]), "rho3": ("stride", [1.0, 1.0])}, {"t": range(4), "stride": [0, 2]}
+    )
+    assert quantities.sharpening(run).t.values.tolist() == [0, 1]
+    assert quantities.sharpening(run).stride.values.tolist() == [0]
+    assert quantities.sharpening(run.isel(t=[0, 1, 3])).sizes["t"] == 3
+    never = quantities.sharpening(run.assign(alpha=-run.alpha - 1, y=run.alpha))
+    assert never.sizes["t"] == 0
+    assert len(quantities.cycles(never)) < 2

@@ -86,8 +86,8 @@ def test_a_caption_says_how_runs_were_recorded():
         return types.SimpleNamespace(sizes={"t": steps}, attrs=attributes)
 
     note = words.recording_note
-    assert note(run(1200, 90.0)) == "Recorded at paper scale: 1,200 steps, 2 minutes on a machine (2 cores)."
-    several = "3 runs recorded at paper scale: 50 to 1,200 steps each, 6 minutes in all on a machine (2 cores)."
+    assert note(run(1200, 90.0)) == "Recorded: 1,200 steps, 2 minutes on a machine (2 cores)."
+    several = "3 runs recorded: 50 to 1,200 steps each, 6 minutes in all on a machine (2 cores)."
     assert note(run(1200, 90.0), run(50, 30.0), run(600, 240.0)) == several
     assert ": 50 steps each, 1 minute in all" in note(run(50, 30.0), run(50, 30.0))
     assert "(1 or 2 cores)" in note(run(50, 30.0), run(50, 30.0, threads=1))

@@ -108,9 +108,11 @@ def short(runs: list[pathlib.Path]) -> list[str]:
     >>> short([pathlib.Path(f"a--eta0.1--seed{seed}.nc") for seed in (0, 1)])
     ['`a--eta0.1--seed0`, netCDF', '`seed1`']
     """
-    parts = [run.stem.rpartition("--") for run in runs]
-    named = [experiment for experiment, _, _ in parts]
-    return [f"`{part[2]}`" if part[0] in named[:k] else f"`{''.join(part)}`, netCDF" for k, part in enumerate(parts)]
+    named = [(run.parent, run.stem.rpartition("--")[0]) for run in runs]
+    return [
+        f"`{run.stem.rpartition('--')[2]}`" if name in named[:k] else f"`{run.stem}`, netCDF"
+        for k, (run, name) in enumerate(zip(runs, named, strict=True))
+    ]
 
 
 def provenance(figure: dict, runs: list[pathlib.Path], functions: list[str]) -> str:

@@ -47,7 +47,7 @@ class ScalesInTabs(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **kwargs: Any) -> None:
-        labels = (f"{self.config.eosbook_records.scale.capitalize()} scale, computed here", "Recorded at paper scale")
+        labels = (f"{self.config.eosbook_records.scale.capitalize()} scale, computed here", "Recorded")
         for section in list(self.document.findall(nodes.section)):
             section.children = in_tabs(section.children, labels)
             for child in section.children:

@@ -78,16 +78,8 @@ def orders(found, panels):
     for ax, (name, (title, power, factor, slope)) in zip(axes.flat, panels.items(), strict=True):
         for each in found:
             marker, shade = MARKERS[each["kind"]]
-            fill = "none" if each["unmet"] else shade
-            ax.plot(
-                each["epsilon"],
-                min(each[name], 10.0),
-                marker,
-                color=shade,
-                markerfacecolor=fill,
-                markersize=4,
-                alpha=0.8,
-            )
+            style = dict(color=shade, markerfacecolor="none" if each["unmet"] else shade, markersize=4, alpha=0.8)
+            ax.plot(each["epsilon"], min(each[name], 10.0), marker, **style)
         ends = np.array([min(each["epsilon"] for each in found), max(each["epsilon"] for each in found)])
         ax.plot(ends, factor * ends**power, color=COLORS["edge"], linestyle="--", linewidth=1)
         ax.set(xscale="log", yscale="log")

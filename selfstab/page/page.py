@@ -109,7 +109,7 @@ class Page:
         if scale != self.scale:
             caption += f" {recording_note(*runs, pilots=files.pilots(runs))}"
         if above is not None:
-            words = f"{scale} scale{' (recorded)' * (scale != self.scale)}{above}"
+            words = ("recorded" if scale != self.scale else f"{scale} scale") + above
             fig.suptitle(words, fontsize=9, x=0.01, ha="left", color="#555555")
         folder = self.folder / "figures" / self.notebook
         folder.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ def mutants(root: Path) -> dict | None:
 
 
 def recorded_seconds(root: Path) -> float:
-    """Return the computing time of all runs recorded at paper scale, under the root of all results."""
+    """Return the computing time of all recorded runs, under the root of all results."""
     seconds = 0.0
     for file in (root / "paper").glob("*.nc"):
         with h5py.File(file) as run:

@@ -152,7 +152,7 @@ def either(values: list) -> str:
 
 
 def recording_note(*runs, pilots: int = 0) -> str:
-    """Return a sentence for a caption: scale, steps, computing time and machine of recorded runs (xarray datasets).
+    """Return a sentence for a caption: steps, computing time and machine of recorded runs (xarray datasets).
 
     ``pilots`` is how many of them were followed for less than two cycles.
     """
@@ -162,7 +162,7 @@ def recording_note(*runs, pilots: int = 0) -> str:
     devices, cores = (either(sorted({run.attrs[name] for run in runs})) for name in ("device", "threads"))
     minutes = f"{sum(float(run.attrs['seconds']) for run in runs) / 60:.0f}"
     note = (
-        f"{f'{len(runs)} runs recorded' if several else 'Recorded'} at {runs[0].attrs['scale']} scale: "
+        f"{f'{len(runs)} runs recorded' if several else 'Recorded'}: "
         f"{steps} steps{' each' if several else ''}, {plural(minutes, 'minute')}{' in all' if several else ''} "
         f"on {devices} ({plural(cores, 'core')})."
     )

@@ -8,6 +8,7 @@ from typing import SupportsFloat
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 from scipy.interpolate import CubicSpline
 
 from eoslib import geometry
@@ -201,8 +202,8 @@ def power(epsilons: Iterable[SupportsFloat], values: Iterable[SupportsFloat]) ->
     pairs = np.log(pairs[:, (pairs > 0).all(axis=0) & np.isfinite(pairs).all(axis=0)])
     if pairs.shape[1] < 3 or not np.ptp(pairs[0]):
         return np.nan, np.nan
-    (slope, _), covariance = np.polyfit(*pairs, 1, cov=True)
-    return float(slope), float(np.sqrt(covariance[0, 0]))
+    fit = stats.linregress(*pairs)
+    return float(fit.slope), float(fit.stderr)
 
 
 def windows(run: xr.Dataset, length: int, at: float | None = None) -> list[slice]:
