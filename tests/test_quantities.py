@@ -76,14 +76,14 @@ def test_a_block_has_a_margin_until_its_last_direction_comes_near():
 
 
 def test_a_power_is_fitted_to_what_is_positive_and_finite():
-    slope, error = quantities.power([0.1, 0.2, 0.4, 0.3, 0.1], [0.03, 0.12, 0.48, float("nan"), 0.0])
-    assert slope == pytest.approx(2)
+    slope, error, used = quantities.power([0.1, 0.2, 0.4, 0.3, 0.1], [0.03, 0.12, 0.48, float("nan"), 0.0])
+    assert (slope, used) == (pytest.approx(2), 3)
     assert error < 1e-6
-    slope, error = quantities.power([1, 2, 4, 8], [2, 1, 2, 1])
-    assert slope == pytest.approx(-0.2)  # of 1, 0, 1, 0 on 0, 1, 2, 3
+    slope, error, used = quantities.power([1, 2, 4, 8], [2, 1, 2, 1])
+    assert (slope, used) == (pytest.approx(-0.2), 4)  # of 1, 0, 1, 0 on 0, 1, 2, 3
     assert error > 0.1
-    assert all(map(np.isnan, quantities.power([0.1, 0.2], [1, 2])))
-    assert all(map(np.isnan, quantities.power([0.1, 0.1, 0.1], [1, 2, 3])))
+    for epsilons in ([0.1, 0.2, np.nan], [0.1, 0.1, 0.1]):
+        assert all(map(np.isnan, quantities.power(epsilons, [1, 2, 3])[:2]))
 
 
 def test_a_run_is_cut_where_nothing_sharpens():

@@ -193,17 +193,17 @@ def followed(run: xr.Dataset, guess: str = "predicted") -> tuple[int, float]:
     return end - start, lasted(run.isel(t=slice(start, end)))
 
 
-def power(epsilons: Iterable[SupportsFloat], values: Iterable[SupportsFloat]) -> tuple[float, float]:
-    """Return the slope of ln(values) on ln ε, and its standard error; NaN where fewer than three can be used.
+def power(epsilons: Iterable[SupportsFloat], values: Iterable[SupportsFloat]) -> tuple[float, float, int]:
+    """Return the slope of ln(values) on ln ε, its standard error, and of how many pairs; NaN from fewer than three.
 
-    Values that are NaN, infinite or not positive are left out.
+    Pairs that are NaN, infinite or not positive are left out.
     """
     pairs = np.array([list(epsilons), list(values)], float)
     pairs = np.log(pairs[:, (pairs > 0).all(axis=0) & np.isfinite(pairs).all(axis=0)])
     if pairs.shape[1] < 3 or not np.ptp(pairs[0]):
-        return np.nan, np.nan
+        return np.nan, np.nan, pairs.shape[1]
     fit = stats.linregress(*pairs)
-    return float(fit.slope), float(fit.stderr)
+    return float(fit.slope), float(fit.stderr), pairs.shape[1]
 
 
 def windows(run: xr.Dataset, length: int, at: float | None = None) -> list[slice]:
