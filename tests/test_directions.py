@@ -188,6 +188,17 @@ def test_residuals_of_a_block_are_judged_against_its_gaps():
     assert (np.asarray(found.residuals) <= 2e-2 * np.asarray(gaps(found.values))).all()
 
 
+def test_the_leading_eigenpairs_of_a_loss_most_of_whose_parameters_are_idle():
+    values, p = np.array([200.0, 20.0, 10.0, 5.0, 1.0]), 200_000
+    objective = Objective.create(lambda t: jnp.sum(jnp.asarray(values, t.dtype) * t[:5] ** 2) / 2, jnp.zeros(p))
+    noise = jax.random.normal(jax.random.key(0), (2, p))
+    start = jnp.concatenate([jnp.eye(1, p), noise / jnp.linalg.norm(noise, axis=1, keepdims=True)])
+    # Judged against their gaps, the random rows are eigenvectors already.
+    naive = leading_eigenpairs(lambda v: objective.hvp(jnp.zeros(p), v), start, tolerance=1e-2, against=gaps)
+    assert (naive.values[1], naive.products) == (pytest.approx(0, abs=0.1), 3)
+    np.testing.assert_allclose(track.leading(objective, jnp.zeros(p), start).values, values[:3], rtol=1e-3)
+
+
 # --- the constrained step ---------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """Run files: schema, digests, reasons to compute again."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -40,6 +42,22 @@ def test_a_run_file_serves_until_setting_or_code_changes(home, monkeypatch):
     monkeypatch.setattr(files, "numerical_digest", lambda: "other")
     assert files.stale(setting, 0) == "the numerical code changed"
     assert [file.name for file in (home / "test").iterdir()] == [files.path(setting, 0).name]  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "kept"),
+    [
+        ("transformer-sst2", files.FORMER, False),
+        ("transformer-sst2", "today", True),
+        ("cnn-cifar10", files.FORMER, True),
+    ],
+)
+def test_eigenvalues_that_older_code_did_not_find_are_left_out(home, name, code, kept):
+    setting, dims = settings.get(name, "test"), variables.get("eigenvalues").dims
+    run = small(setting, 0).assign(eigenvalues=(dims, np.ones((2, 3))))
+    whence = {"library_digest": code, "setting": json.dumps(dataclasses.asdict(setting))}
+    files.write(run.assign_attrs(whence), files.path(setting, 0))
+    assert ("eigenvalues" in files.load(files.path(setting, 0))) == kept
 
 
 @pytest.mark.usefixtures("ordinary")
