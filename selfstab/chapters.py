@@ -56,7 +56,7 @@ _SEVERAL_RATES = (
 # All but the first take minutes to compile even at quick scale.
 _OTHER_NETWORKS = (
     Run("cnn-cifar10", scales=("quick", "paper")),
-    Run("resnet18-cifar10", scales=("paper",)),
+    Run("resnet18-cifar10-n500", scales=("paper",)),
     Run("transformer-sst2", scales=("paper",)),
 )
 
