@@ -99,13 +99,14 @@ class EigenPairs(NamedTuple):
 
 
 def gaps(values: Float[Array, " k"]) -> Float[Array, " k"]:
-    """Return the scale of each pair's residual: |λ| for a single pair, the gap to the end of the block for several.
+    """Return the scale of each pair's residual: |λ|, or for several the gap to the end of the block if it is smaller.
 
     A residual r turns an eigenvector by r over the gap to the eigenvalues left out.  These lie below the last one of
-    the block; a tenth of the first stands in for the unknown distance.
+    the block; a tenth of the first stands in for the unknown distance.  A random vector has a residual below that where
+    most parameters are idle, as an embedding's are, but not below its own value.
     """
-    k = values.shape[0]
-    return jnp.abs(values) if k == 1 else values - values[-1] + jnp.abs(values[0]) / 10
+    gap = values - values[-1] + jnp.abs(values[0]) / 10
+    return jnp.abs(values) if values.shape[0] == 1 else jnp.minimum(gap, jnp.abs(values))
 
 
 def _finish(

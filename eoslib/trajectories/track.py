@@ -116,15 +116,10 @@ def track_from(
 
 @jax.jit
 def leading(objective: Objective, theta, start: Float[Array, "k p"]) -> EigenPairs:
-    """Return the k leading eigenpairs at θ (p,), residuals within 1 % of their gaps.
-
-    The search begins at the images of ``start``: random rows themselves pass for eigenvectors of a small eigenvalue
-    where most parameters are idle, as an embedding's are.
-    """
+    """Return the k leading eigenpairs at θ (p,), residuals within 1 % of their gaps."""
     return leading_eigenpairs(
-        lambda v: objective.hvp(theta, v), objective.hvps(theta, start), tolerance=1e-2,
-        max_products=60 * start.shape[0], against=gaps,
-    )  # fmt: skip
+        lambda v: objective.hvp(theta, v), start, tolerance=1e-2, max_products=60 * start.shape[0], against=gaps
+    )
 
 
 #: A direction is followed once it exceeds the first fraction of the edge, and dropped below the second.
