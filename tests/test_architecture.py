@@ -16,7 +16,7 @@ ROOT = source.ROOT
 #: Where the library meets other people's code: what they hand in, and their optimizers.
 INTERFACES = ("eoslib/inputs.py", "eoslib/optimizers.py", "eoslib/transformation.py")
 #: Most lines, with comments and blank ones: those of the library's parts, and of all code that is kept by hand.
-MOST_LINES = {"eoslib": 2260, "eoslib's interfaces": 500, "eoslib/trajectories": 1600, "in all": 22_060}
+MOST_LINES = {"eoslib": 2260, "eoslib's interfaces": 500, "eoslib/trajectories": 1600, "in all": 22_100}
 #: Modules that the book and the workflow import, on machines and at moments that should not pay for computing.
 DESCRIBE = ("selfstab.settings", "selfstab.chapters", "selfstab.source", "selfstab.records")
 

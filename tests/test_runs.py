@@ -45,19 +45,28 @@ def test_a_run_file_serves_until_setting_or_code_changes(home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "kept"),
-    [
-        ("transformer-sst2", files.FORMER, False),
-        ("transformer-sst2", "today", True),
-        ("cnn-cifar10", files.FORMER, True),
-    ],
+    ("second", "code", "strided", "kept"),
+    [(9.0, "former", 0, False), (11.0, "former", 0, True), (9.0, "today's", 0, True), (9.0, "former", 25, True)],
 )
-def test_eigenvalues_that_older_code_did_not_find_are_left_out(home, name, code, kept):
-    setting, dims = settings.get(name, "test"), variables.get("eigenvalues").dims
-    run = small(setting, 0).assign(eigenvalues=(dims, np.ones((2, 3))))
-    whence = {"library_digest": code, "setting": json.dumps(dataclasses.asdict(setting))}
+def test_eigenvalues_that_older_code_may_not_have_found_are_left_out(home, second, code, strided, kept):
+    setting, dims = settings.get("transformer-sst2", "test", strided=strided), variables.get("eigenvalues").dims
+    run = small(setting, 0).assign(eigenvalues=(dims, [[100.0, 90.0], [100.0, second]]))
+    whence = {"setting": json.dumps(dataclasses.asdict(setting)), "single_direction_until": 25}
+    whence |= {"library_digest": files.FORMER if code == "former" else code}
     files.write(run.assign_attrs(whence), files.path(setting, 0))
-    assert ("eigenvalues" in files.load(files.path(setting, 0))) == kept
+    run = files.load(files.path(setting, 0))
+    assert ("eigenvalues" in run) == kept
+    assert run.attrs["single_direction_until"] == (25 if kept else -1)  # -1: not measured
+
+
+def test_the_code_before_todays_counts_as_todays_until_the_next_change(home, monkeypatch):
+    setting = settings.get("mlp-cats-dogs", "test")
+    former = small(setting, 0).assign_attrs(library_digest=files.FORMER)
+    for today, counts in ((files.SUCCESSOR, True), ("the next", False)):
+        monkeypatch.setattr(files, "numerical_digest", lambda today=today: today)
+        assert files.of_today(former) == counts
+        assert files.of_today(former.assign_attrs(library_digest=today))
+        assert not files.of_today(former.assign_attrs(library_digest="old"))
 
 
 @pytest.mark.usefixtures("ordinary")

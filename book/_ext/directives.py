@@ -130,18 +130,13 @@ class StatusReport(RecordDirective):
         groups = itertools.groupby(
             runs, lambda run: (json.loads(run.attrs["setting"])["name"], run.attrs["learning_rate"])
         )
-        current, former = (
-            sum(run.attrs["library_digest"] == digest for run in runs)
-            for digest in (source.numerical_digest(), files.FORMER)
-        )
+        current = sum(map(files.of_today, runs))
         spent = duration(store.recorded_seconds(recorded_root()))
         rows = [recorded_row(list(group)) for _, group in groups]
         return {
             "rows": rows,
             "runs": len(runs),
             "current": current,
-            "former": former,
-            "older": len(runs) - current - former,
             "pilots": files.pilots(run for run in runs if run.sizes.get("t")),
             "spent": spent,
         }
@@ -176,10 +171,10 @@ def recorded_row(runs: list) -> list[str]:
     ends = [int(run.attrs.get("single_direction_until", -1)) for run in runs]
     close = {
         f"step {from_to(met)}" if (met := [end for end in ends if end >= 0]) else "": len(met),
-        "never": sum(end < 0 and "eigenvalues" in run for end, run in zip(ends, runs, strict=True)),
-        "not measured": sum(end < 0 and "eigenvalues" not in run for end, run in zip(ends, runs, strict=True)),
+        "not within the run": sum(end < 0 and "eigenvalues" in run for end, run in zip(ends, runs, strict=True)),
+        "not known": sum(end < 0 and "eigenvalues" not in run for end, run in zip(ends, runs, strict=True)),
     }
-    older = sum(run.attrs["library_digest"] not in (source.numerical_digest(), files.FORMER) for run in runs)
+    older = sum(not files.of_today(run) for run in runs)
     machines = dict.fromkeys(f"{run.attrs['device']}, {plural(run.attrs['threads'], 'thread')}" for run in runs)
 
     def share(what: str, count: int) -> str:

@@ -60,10 +60,11 @@ class PublishedRuns(Generated):
     def told(run) -> list[tuple[str, str]]:
         """Return what a run met, in words, as long as one direction explains it."""
         alone, until = quantities.single_direction(run), run.attrs["single_direction_until"]
+        reached = f"{until:,}" if until >= 0 else "not within them" if "eigenvalues" in run else "not known"
         rows = [
             ("Step at which $S$ reaches $2/\\eta$", f"{run.attrs['instability_step']:,}"),
             ("Steps followed from there", f"{run.sizes['t']:,}"),
-            ("Steps until $\\lambda_2$ reaches $1.9/\\eta$", f"{until:,}" if until >= 0 else "never"),
+            ("Steps until $\\lambda_2$ reaches $1.9/\\eta$", reached),
             ("Cycles in that time", f"{quantities.lasted(alone):.0f}"),
             (
                 "Largest $\\lvert x\\rvert$, in $\\delta$",
