@@ -99,11 +99,12 @@ class EigenPairs(NamedTuple):
 
 
 def gaps(values: Float[Array, " k"]) -> Float[Array, " k"]:
-    """Return the scale of each pair's residual: |λ|, or for several the gap to the end of the block if it is smaller.
+    """Return the scale of each pair's residual: |λ|, or for several the distance to those left out if it is smaller.
 
-    A residual r turns an eigenvector by r over the gap to the eigenvalues left out.  These lie below the last one of
-    the block; a tenth of the first stands in for the unknown distance.  A random vector has a residual below that where
-    most parameters are idle, as an embedding's are, but not below its own value.
+    A residual r turns an eigenvector by r over the distance to the eigenvalues left out.  These lie below the last one
+    of the block; a tenth of the first stands in for how far.  Where most parameters are idle, as in an embedding, the
+    residual of a random vector is below that distance, but not below a percent of the vector's own Rayleigh quotient.
+    An eigenvalue near zero is therefore found to rounding only, or until the products are spent.
     """
     gap = values - values[-1] + jnp.abs(values[0]) / 10
     return jnp.abs(values) if values.shape[0] == 1 else jnp.minimum(gap, jnp.abs(values))

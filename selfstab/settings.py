@@ -174,8 +174,8 @@ _TABLE: dict[str, dict[str, dict]] = {
         quick=dict(n=200, width=8, edge_steps=1500, tracked_steps=100, image_size=16, strided=0),
         paper=dict(n=5000, width=32, edge_steps=3000, tracked_steps=200, micro_batch=500, strided=0),
     ),
-    # Transformer: one direction alone (λ₂ at .07 to .09 of 2/η for n=100).  Rejected: η=.05 (ε .46), η=.02 (ε .18, at
-    # n=200).  BERT: ε .17 at the edge for n=100, .2 to .4 for n=1000.  Rejected: η=.05 (ε .30); η=.02, .01 (at the edge
+    # Transformer: one direction alone (λ₂ at .07 to .10 of 2/η for n=100).  Rejected: η=.05 (ε .46), η=.02 (ε .18, at
+    # n=200).  BERT: ε .10 to .17 for n=100, .2 to .4 for n=1000.  Rejected: η=.05 (ε .30); η=.02, .01 (at the edge
     # once all is memorized: ε below .005).
     **{
         f"{model}-sst2": _row(

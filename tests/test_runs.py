@@ -56,7 +56,7 @@ def test_eigenvalues_that_older_code_may_not_have_found_are_left_out(home, secon
     files.write(run.assign_attrs(whence), files.path(setting, 0))
     run = files.load(files.path(setting, 0))
     assert ("eigenvalues" in run) == kept
-    assert run.attrs["single_direction_until"] == (25 if kept else -1)  # -1: not measured
+    assert run.attrs["single_direction_until"] == 25  # it can only have been earlier
 
 
 def test_the_code_before_todays_counts_as_todays_until_the_next_change(home, monkeypatch):

@@ -137,6 +137,7 @@ class StatusReport(RecordDirective):
             "rows": rows,
             "runs": len(runs),
             "current": current,
+            "former": any(run.attrs["library_digest"] == files.FORMER and files.of_today(run) for run in runs),
             "pilots": files.pilots(run for run in runs if run.sizes.get("t")),
             "spent": spent,
         }

@@ -60,7 +60,7 @@ class PublishedRuns(Generated):
     def told(run) -> list[tuple[str, str]]:
         """Return what a run met, in words, as long as one direction explains it."""
         alone, until = quantities.single_direction(run), run.attrs["single_direction_until"]
-        reached = f"{until:,}" if until >= 0 else "not within them" if "eigenvalues" in run else "not known"
+        reached = f"{until:,}" if until >= 0 else "not within the run" if "eigenvalues" in run else "not known"
         rows = [
             ("Step at which $S$ reaches $2/\\eta$", f"{run.attrs['instability_step']:,}"),
             ("Steps followed from there", f"{run.sizes['t']:,}"),

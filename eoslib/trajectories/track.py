@@ -48,8 +48,8 @@ def track_from(
     Returns:
         Dataset with the per-step series on ``t``, the flow's on ``interval`` and the diagnostics' on ``stride``; NaN
         once a curve has ended.  Attributes ``ended_<curve>`` hold that step (−1: it did not end), ``end_<curve>`` and
-        ``start_projection`` a sentence, and ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: never,
-        or not measured).
+        ``start_projection`` a sentence, and ``single_direction_until`` the step at which λ₂ reached 1.9/η (−1: not in
+        these steps, or not measured).
 
     Raises:
         ValueError: if η or ``steps`` is not positive, the rule is not gradient descent, θ has the wrong shape or dtype,
