@@ -192,7 +192,7 @@ def test_residuals_of_a_block_are_judged_against_its_gaps():
 @pytest.mark.parametrize(
     ("below", "p"),
     [
-        ((50.0, 40.0, 5.0, 1.0), 2_000_000),
+        ((25.0, 22.0, 5.0, 1.0), 500_000),
         ((14.0, 10.0, 5.0, 1.0), 200_000),
         ((1.0, 0.9, *np.linspace(0.5, 0, 500)), 200_000),
     ],
