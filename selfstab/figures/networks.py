@@ -83,7 +83,7 @@ def orders(found, panels):
         ends = np.array([min(each["epsilon"] for each in found), max(each["epsilon"] for each in found)])
         ax.plot(ends, factor * ends**power, color=COLORS["edge"], linestyle="--", linewidth=1)
         ax.set(xscale="log", yscale="log")
-        ax.set_title(f"{title}\n{slope}", fontsize=9)
+        ax.set_title(f"{title}\n{slope}", fontsize=8)
         ax.xaxis.set_major_locator(FixedLocator([0.03, 0.1, 0.3]))
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
         for axis in (ax.xaxis, ax.yaxis):
