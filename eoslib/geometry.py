@@ -247,8 +247,8 @@ def local_geometry(objective: Objective, theta: Theta, start: Float[Array, "*k p
     One cubic expansion along a single start yields ∇L, S, ∇S and the residual of the eigenvector.  Only if that
     residual is too large, the eigenvector is refined and the expansion repeated.  Its sign stays that of the start.
     For k > 1 the third derivatives of all pairs come from a second pass (:meth:`~eoslib.objective.Objective.thirds`).
-    Options: ``tolerance``, the largest residual relative to |S|, or for a block to the gaps of its eigenvalues
-    (:func:`~eoslib.eigen.gaps`); ``max_products``, the limit of one refinement.
+    Options: ``tolerance``, the largest residual relative to |S|, or for a block to
+    :func:`~eoslib.eigen.gaps`; ``max_products``, the limit of one refinement.
 
     Raises:
         ValueError: if ``start`` has the wrong shape, or k > 1 and 3k > p.

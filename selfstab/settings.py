@@ -195,7 +195,7 @@ _TABLE: dict[str, dict[str, dict]] = {
         paper=dict(n=2000, width=16, learning_rate=0.01, edge_steps=1000, tracked_steps=100, micro_batch=500),
     ),
     # At quick scale ε .03 and 264 steps to the edge; for n=1000 ε .04 to .07, and λ₂ at 1.9/η after 50 steps.  Its head
-    # does not start at zero: S is 800 at the start, and thousands with 16×16 images, whose last layers normalize few.
+    # does not start at zero: S is 800 at first, thousands with 16×16 images, whose last layers normalize few numbers.
     "vgg11-cifar10": _row(
         dict(dataset="cifar10", model="vgg11", criterion="squared-error", kick=0.5, strided=0),
         test=dict(n=20, width=8, learning_rate=0.005, edge_steps=500, tracked_steps=25),

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from eoslib.eigen import (
     DENSE_LIMIT,
     EigenStatus,
+    gaps,
     improved_eigenpair,
     leading_eigenpair,
     leading_eigenpairs,
     resolve_tolerance,
 )
+from eoslib.geometry import local_geometry
+from eoslib.objective import Objective
+from eoslib.trajectories import track
 
 SIZE = 200
 
@@ -362,3 +366,40 @@ def test_eigenvalues_that_are_zero_end_at_rounding(dtype, rest):
     np.testing.assert_allclose(pairs.values, np.sort(values)[:-4:-1], atol=10 * np.finfo(dtype).eps)
     assert int(pairs.products) <= 60
     assert int(pairs.status) == EigenStatus.STALLED
+
+
+def test_residuals_of_a_block_are_judged_against_its_gaps():
+    np.testing.assert_allclose(gaps(jnp.array([-5.0])), [5.0])
+    np.testing.assert_allclose(gaps(jnp.array([100.0, 99.0, 60.0])), [50.0, 49.0, 10.0])
+    np.testing.assert_allclose(gaps(jnp.array([100.0, 6.0, -1.0])), [100.0, 6.0, 1.0])
+    p = 200
+    values = np.concatenate([[100.0, 99.9, 60.0], np.linspace(59, 0, p - 3)])
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(p, p)))[0]
+    matrix, start = jnp.asarray((basis * values) @ basis.T), jnp.asarray(np.random.default_rng(1).normal(size=(3, p)))
+    found = leading_eigenpairs(lambda v: matrix @ v, start, tolerance=2e-2, against=gaps)
+    angle = np.linalg.norm(found.vectors[:2] - found.vectors[:2] @ basis[:, :2] @ basis[:, :2].T, axis=1)
+    assert (angle <= 3e-2).all()  # of the space of the first two, close as they are to each other
+    assert (np.asarray(found.residuals) <= 2e-2 * np.asarray(gaps(found.values))).all()
+
+
+@pytest.mark.parametrize(
+    ("below", "p"),
+    [
+        ((25.0, 22.0, 5.0, 1.0), 500_000),
+        ((14.0, 10.0, 5.0, 1.0), 200_000),
+        ((1.0, 0.9, *np.linspace(0.5, 0, 500)), 200_000),
+    ],
+)
+@pytest.mark.parametrize("k", [2, 3])
+def test_blocks_are_found_from_one_eigenvector_and_noise_where_most_parameters_are_idle(below, p, k):
+    """Random rows there have images, and so residuals, far below the gap to the eigenvalue that is known."""
+    values = np.array([200.0, *below])
+    objective = Objective.create(
+        lambda t: jnp.sum(jnp.asarray(values, t.dtype) * t[: len(values)] ** 2) / 2, jnp.zeros(p)
+    )
+    noise = jax.random.normal(jax.random.key(0), (k - 1, p))
+    start = jnp.concatenate([jnp.eye(1, p), noise / jnp.linalg.norm(noise, axis=1, keepdims=True)])
+    found = track.leading(objective, jnp.zeros(p), start)
+    assert found.status == EigenStatus.CONVERGED
+    np.testing.assert_allclose(found.values, values[:k], rtol=1e-3)
+    np.testing.assert_allclose(local_geometry(objective, jnp.zeros(p), start).values, values[:k], rtol=1e-3)
