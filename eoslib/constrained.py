@@ -124,7 +124,7 @@ def constrained_step(
         state: θ†_t and starts for its eigenvectors, k of them.
         vs: Directions (m, p) for which ∇²L(θ†_t) v is computed in the same pass.
         tolerance: Relative violation of S ≤ 2/η above which it is removed before the step.
-        eigen_tolerance: Residual of u relative to S; of a block, four times this relative to :func:`~eoslib.eigen.gaps`.
+        eigen_tolerance: Residual of u relative to S; of a block, four times this relative to its ``eigen.gaps``.
         thirds_every: For k > 1, steps between evaluations of the third derivatives; in between, those of the last
             center are turned with the block.  A violation above half the tolerance also forces an evaluation.
 
