@@ -116,7 +116,7 @@ def track_from(
 
 @jax.jit
 def leading(objective: Objective, theta, start: Float[Array, "k p"]) -> EigenPairs:
-    """Return the k leading eigenpairs at θ (p,), residuals within 1 % of :func:`gaps`."""
+    """Return the k leading eigenpairs at θ (p,), residuals within 1 % of :func:`~eoslib.eigen.gaps`."""
     return leading_eigenpairs(
         lambda v: objective.hvp(theta, v), start, tolerance=1e-2, max_products=60 * start.shape[0], against=gaps
     )
