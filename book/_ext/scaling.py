@@ -57,8 +57,8 @@ def size(count: float) -> str:
 
 
 def on_gpu(device: str) -> bool:
-    """Return whether a device, in the words of a run file, is a GPU."""
-    return device.startswith(("NVIDIA", "AMD Instinct"))
+    """Return whether a device, in the words of a run file, is a GPU, and no other computed a part."""
+    return device.startswith(("NVIDIA", "AMD Instinct")) and ", then " not in device
 
 
 class ScalingReport(Generated):
