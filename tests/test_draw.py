@@ -78,6 +78,14 @@ def test_a_table_is_markdown(shown):
     assert shown[1] == ["Above.\n\n| a | \\|b\\| |\n| --- | --- |\n| 1 | x |\n|  | *y* |\n\nBelow."]
 
 
+@pytest.mark.parametrize(("head", "row"), [("a | $|b|$", (1, 2)), ("a | b", (1, "|x|")), ("a | b", (1,)), ("a", (1, 2))])
+def test_a_table_that_would_not_be_one_is_refused(shown, head, row):
+    """A ``|`` within a cell, or a row of another length, would show as raw text."""
+    with pytest.raises(ValueError, match="cells without a '"):
+        shown[0].table(head, [row])
+    assert not shown[1]
+
+
 @pytest.mark.parametrize(("scale", "above", "told"), [("test", "test scale, x", 0), ("paper", "recorded, x", 1)])
 def test_a_figure_says_which_scale_drew_it(shown, ax, scale, above, told):
     caption, alt = "Nothing is drawn here at all.", "An empty pair of axes here."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,10 +136,18 @@ class Page:
         display(Markdown(text))
 
     def table(self, head: str, rows: Iterable[Sequence], *, before: str = "", after: str = "") -> None:
-        """Show a table of rows, and a paragraph before and after it (MyST Markdown); ``head`` is ``one | two | …``."""
+        """Show a table of rows, and a paragraph before and after it (MyST Markdown); ``head`` is ``one | two | …``.
+
+        Raises:
+            ValueError: if a row has more or fewer cells than the head, or a cell has a ``|`` of its own.
+        """
         heads = head.split(" | ")
-        lines = (" | ".join(map(str, cells)) for cells in (heads, ["---"] * len(heads), *rows))
-        self.say("\n\n".join(filter(None, (before, "\n".join(f"| {line} |" for line in lines), after))))
+        lines = [list(map(str, cells)) for cells in (heads, ["---"] * len(heads), *rows)]
+        for cells in lines:
+            if len(cells) != len(heads) or re.search(r"(?<!\\)\|", "".join(cells)):
+                raise ValueError(f"a row needs {len(heads)} cells without a '|' (write \\lvert, or \\|), got {cells}")
+        body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        self.say("\n\n".join(filter(None, (before, body, after))))
 
     def claim(
         self,
