@@ -74,16 +74,22 @@ def _trained(trainable, params) -> tuple[bool, ...]:
     return tuple(map(bool, flags))
 
 
-@jax.jit(static_argnames=("loss_fn", "trained", "has_aux", "thirds_every"))
-def _advance(loss_fn, trained, has_aux, thirds_every, rule, params, state: ConstrainedTransformState, batch):
+def _objective(loss_fn, trained, options, params, batch):
+    """Return the loss of the trainable block, that block, and what puts it back among the frozen leaves."""
     leaves, tree = jax.tree.flatten(params)
 
-    def whole(block, frozen):
+    def whole(block, frozen=leaves):
         found = iter(jax.tree.leaves(block))
         return tree.unflatten([next(found) if train else leaf for train, leaf in zip(trained, frozen)])
 
     block = tree.unflatten([leaf if train else None for train, leaf in zip(trained, leaves)])
-    objective = Objective.create(lambda part, *data: loss_fn(whole(part, leaves), *data), block, batch, has_aux=has_aux)
+    of_block = lambda part, *data: loss_fn(whole(part), *data)  # noqa: E731
+    return Objective.create(of_block, block, batch, **dict(options)), block, whole
+
+
+@jax.jit(static_argnames=("loss_fn", "trained", "options", "thirds_every"))
+def _advance(loss_fn, trained, options, thirds_every, rule, params, state: ConstrainedTransformState, batch):
+    objective, block, whole = _objective(loss_fn, trained, options, params, batch)
 
     def strayed(leaf, asked):
         rounding = 4 * float(jnp.finfo(leaf.dtype).eps) * (jnp.abs(asked) + state.largest)
@@ -101,7 +107,7 @@ def _advance(loss_fn, trained, has_aux, thirds_every, rule, params, state: Const
         *following[1:], record.geometry.sharpness, jnp.where(altered, ConstrainedStatus.ALTERED, record.status),
         state.steps + 1, objective.ravel(optax.apply_updates(block, updates)), jnp.abs(move).max(),
     )  # fmt: skip
-    return whole(updates, map(jnp.zeros_like, leaves)), state
+    return whole(updates, map(jnp.zeros_like, jax.tree.leaves(params))), state
 
 
 def constrained_gradient_descent(
@@ -112,13 +118,15 @@ def constrained_gradient_descent(
 
     ``update(grads, state, params, loss_fn=…)`` ignores ``grads`` and returns the move from θ† to the next point of the
     constrained trajectory; ``loss_fn(params)`` is the full-batch loss, or ``loss_fn(params, batch)`` with ``batch=…``,
-    and returns (loss, aux) with ``has_aux=True``.  ``state.message`` says how the step went.  The first step costs a
-    cold eigen-solve.  Like ``jax.jit``, ``update`` compiles once for a function ``loss_fn`` and shapes, and what the
-    function closes over is then fixed: pass the same function each time, and changing data as ``batch``.
+    and returns (loss, aux) with ``has_aux=True``.  ``micro_batch=…`` evaluates as many samples at a time, for a loss
+    that is a mean over them.  ``state.message`` says how the step went.  The first step costs a cold eigen-solve.
+    Like ``jax.jit``, ``update`` compiles once for a function ``loss_fn`` and shapes, and what the function closes over
+    is then fixed: pass the same function each time, and changing data as ``batch``.
     (``TrainState.apply_gradients`` of flax forwards no arguments; call ``state.tx.update`` and ``replace`` instead.)
 
     Args:
-        rule: Step size η of gradient descent, whose edge is 2/η, a schedule of it (count ↦ η), or another update rule.
+        rule: Step size η of gradient descent, whose edge is 2/η, a schedule of it (count ↦ η, positive: traced, it
+            cannot be checked), or another update rule.
         directions: Number k of leading directions held at or below the edge: as many as reach it, and one more.
         thirds_every: For k > 1, steps between evaluations of the third derivatives.
         seed: Seed of the eigenvectors' cold start.
@@ -128,9 +136,9 @@ def constrained_gradient_descent(
     Raises:
         ValueError: if η is not positive and finite; from ``init`` and ``update`` if ``trainable`` does not fit
             ``params``, or a wrapper has masked these; from ``update`` if ``params`` or ``loss_fn`` is missing, or
-            ``state`` is not what ``init`` returns.
+            ``state`` is not what ``init`` returns, or the loss is none, as in ``Objective.create``.
     """
-    fixed = None if callable(rule) else require_edge(rule)
+    fixed, checked = None if callable(rule) else require_edge(rule), set()
 
     def init(params):
         trained = iter(_trained(trainable, params))
@@ -147,7 +155,7 @@ def constrained_gradient_descent(
         counts = zeros(dtype=jnp.int32), zeros(dtype=jnp.int32)
         return ConstrainedTransformState(*start[1:], zeros(), *counts, zeros(flat.size), zeros())
 
-    def update(updates, state, params=None, *, loss_fn=None, batch=None, has_aux=False, **_):
+    def update(updates, state, params=None, *, loss_fn=None, batch=None, micro_batch=None, has_aux=False, **_):
         if params is None or loss_fn is None:
             raise ValueError("constrained_gradient_descent needs update(grads, state, params, loss_fn=loss_fn)")
         if not isinstance(state, ConstrainedTransformState):
@@ -158,6 +166,10 @@ def constrained_gradient_descent(
         now = GradientDescent(rule(state.steps)) if callable(rule) else fixed
         loss_fn = loss_fn if isinstance(loss_fn, Hashable) else loss_fn.__call__
         params, state = beside(batch, (params, state))
-        return _advance(loss_fn, _trained(trainable, params), has_aux, thirds_every, now, params, state, batch)
+        what = loss_fn, _trained(trainable, params), (("has_aux", has_aux), ("micro_batch", micro_batch))
+        if micro_batch is not None and what not in checked:  # while it is traced, a sum passes for a mean
+            _objective(*what, params, batch)
+            checked.add(what)
+        return _advance(*what, thirds_every, now, params, state, batch)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -463,6 +463,25 @@ def test_a_batch_may_change_from_step_to_step(rate):
     assert len(set(counts)) == 1
 
 
+def test_micro_batches_leave_the_trajectory_as_it_is_and_a_sum_is_refused(rate, bare):
+    """A sum over pieces would be another loss: refused before the first step, each loss once."""
+    sizes, transformation = set(), eoslib.constrained_gradient_descent(rate)
+    pieces = {"batch": (INPUTS, TARGETS), "micro_batch": 3}
+
+    def loss(params, batch):
+        sizes.add(len(batch[1]))
+        return loss_fn(params, batch)
+
+    params, state = start(), transformation.init(start())
+    for _ in range(STEPS):
+        updates, state = transformation.update(None, state, params, loss_fn=loss, **pieces)
+        params = optax.apply_updates(params, updates)
+    assert_same(params, bare[0])
+    assert max(sizes) <= 3 < len(TARGETS)
+    with pytest.raises(ValueError, match="mean over samples"):
+        transformation.update(None, state, params, loss_fn=lambda p, b: len(b[1]) * loss(p, b), **pieces)
+
+
 def test_a_loss_may_close_over_what_an_outer_jit_traces(rate, bare):
     """The field's usual loop: the batch is the jitted step's argument, the loss a closure made inside."""
     transformation = eoslib.constrained_gradient_descent(rate)

@@ -40,14 +40,6 @@ def test_phases_are_found_by_iteration():
         assert found == pytest.approx(small_maps.PHASES[name], rel=5e-4), name  # 4/steps, at a doubling
 
 
-@pytest.mark.parametrize("a", [0.7, 0.83, 1.0, 1.2, 1.7])
-def test_rising_starts_are_those_from_which_the_loss_rises(a):
-    z = np.linspace(1e-3, small_maps.cubic_bound(a) ** 2, 5001)[:-1]
-    rises = small_maps.cubic_loss(small_maps.cubic_step(np.sqrt(z), a)) > small_maps.cubic_loss(np.sqrt(z)) + 1e-13
-    low, high = small_maps.rising_starts(a) or (np.inf, np.inf)
-    np.testing.assert_array_equal(rises, (low < z) & (z < high))
-
-
 @given(st.floats(1.001, 1.23))
 def test_two_cycle(a):
     x = small_maps.two_cycle(a)

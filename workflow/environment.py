@@ -146,7 +146,7 @@ def make(accelerator: str) -> None:
         if works():
             print(f"The eoslib of .venv comes from {place}, not from this folder: making it again.", flush=True)
         made_of = f"Python {'.'.join(map(str, sys.version_info[:3]))} and the {packages} packages of requirements.lock"
-        print(f"Making .venv with {made_of} (once; about half a minute and 1.6 GB).", flush=True)
+        print(f"Making .venv with {made_of} (once; about half a minute and 2 GB).", flush=True)
         empty()
         UNFINISHED.touch()
         venv.create(FOLDER, with_pip=True, symlinks=True)

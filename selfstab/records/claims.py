@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import SupportsFloat
 
 RELATIONS = ("equals", "at most", "at least")
@@ -35,6 +35,18 @@ def verdict(relation: str, predicted: float, measured: float, tolerance: float) 
     gap = measured - predicted
     excess = {"equals": abs(gap), "at most": gap, "at least": -gap}[relation]
     return HOLDS if excess <= tolerance else FAILS
+
+
+def furthest(values: Iterable[SupportsFloat], center: float = 1.0) -> float:
+    """Return the value furthest from a center; NaN where there is none, or one is NaN."""
+    each = list(map(float, values))
+    return math.nan if not each or any(map(math.isnan, each)) else max(each, key=lambda value: abs(value - center))
+
+
+def several(values: Iterable[SupportsFloat], worst: Callable = max) -> dict:
+    """Return what a claim about several runs is judged by: ``measured``, the worst (NaN if one is), and ``each``."""
+    each = list(map(float, values))
+    return {"measured": math.nan if any(map(math.isnan, each)) else float(worst(each)), "each": each}
 
 
 def finite(value: float) -> float | None:

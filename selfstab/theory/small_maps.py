@@ -49,19 +49,6 @@ def cubic_bound(a: ArrayLike) -> ArrayLike:
     return np.sqrt(1 + 2 / np.asarray(a, float))
 
 
-def rising_starts(a: float) -> tuple[float, float] | None:
-    """Return the interval of x² from which one step raises the loss, or None where there is none (a ≤ 2√2 − 2).
-
-    With z = x² and z' = z(1 + a − az)² the loss rises inside the bound where (z' − 1)² > (z − 1)² and z' + z < 2 for z
-    > 1 or z' + z > 2 for z < 1, that is where a²z² − (a² + 2a)z + 2 < 0.
-    """
-    discriminant = (a + 2) ** 2 - 8
-    if discriminant <= 0:
-        return None
-    middle, half = (a + 2) / (2 * a), discriminant**0.5 / (2 * a)
-    return middle - half, middle + half
-
-
 def two_cycle(a: float) -> np.ndarray:
     """Return the positive 2-cycle (2,), smaller point first: x₁x₂ = 1/a and (x₁ + x₂)² = 1 + 3/a.
 
