@@ -218,6 +218,7 @@ class MutantsTable(RecordDirective):
             "killed": sum(bool(mutant["red"]) for mutant in mutants),
             "claims": [(claim, notices[claim["id"]], tried[claim["notebook"]]) for claim in claims],
             "noticing": len(notices),
+            "asked": ", ".join(sorted({chapter[:2] for chapter in tried})),
             "holding": sum(map(holds, claims)),
             "older": sum(each.get("library_digest") != source.numerical_digest() for each in mutants),
         }

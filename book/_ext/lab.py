@@ -26,13 +26,6 @@ STILL = {
 }
 STILL_START, STILL_STEPS = (0.01, -1.5), 200
 
-STAGE_NAMES = (
-    "progressive sharpening",
-    "blow-up",
-    "self-stabilization",
-    "return to stability",
-)
-
 
 def _polyline(
     values,

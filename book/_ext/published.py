@@ -75,7 +75,9 @@ class PublishedRuns(Generated):
                 words.number(float(quantities.excess(alone, [slice(None)], one_direction=True)[0])),
             ),
         ]
-        for guess, title in (("predicted", "Prediction"), ("generalized", "Generalized prediction")):
+        alone = alone.assign(none_error=alone.distance)
+        guesses = {"predicted": "Prediction", "generalized": "Generalized prediction", "none": "No displacement"}
+        for guess, title in guesses.items():
             steps, cycles = quantities.followed(alone, guess) if f"{guess}_error" in alone else (None, None)
             rows.append(
                 (
