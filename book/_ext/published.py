@@ -59,6 +59,7 @@ class PublishedRuns(Generated):
     @staticmethod
     def told(run) -> list[tuple[str, str]]:
         """Return what a run met, in words, as long as one direction explains it."""
+        run = run.assign(none_error=run.distance)
         alone, until = quantities.single_direction(run), run.attrs["single_direction_until"]
         reached = f"{until:,}" if until >= 0 else "not within the run" if "eigenvalues" in run else "not known"
         rows = [
@@ -75,16 +76,11 @@ class PublishedRuns(Generated):
                 words.number(float(quantities.excess(alone, [slice(None)], one_direction=True)[0])),
             ),
         ]
-        alone = alone.assign(none_error=alone.distance)
         guesses = {"predicted": "Prediction", "generalized": "Generalized prediction", "none": "No displacement"}
         for guess, title in guesses.items():
             steps, cycles = quantities.followed(alone, guess) if f"{guess}_error" in alone else (None, None)
-            rows.append(
-                (
-                    f"{title} within $\\delta$ of gradient descent",
-                    "not made" if steps is None else f"{steps:,} steps, {cycles:.1f} cycles",
-                )
-            )
+            lasted = "not made" if steps is None else f"{steps:,} steps, {cycles:.1f} cycles"
+            rows.append((f"{title} within $\\delta$ of gradient descent", lasted))
         return rows
 
 
