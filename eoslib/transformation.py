@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from eoslib.constrained import ConstrainedState, ConstrainedStatus, constrained_step
@@ -167,7 +168,8 @@ def constrained_gradient_descent(
         loss_fn = loss_fn if isinstance(loss_fn, Hashable) else loss_fn.__call__
         params, state = beside(batch, (params, state))
         what = loss_fn, _trained(trainable, params), (("has_aux", has_aux), ("micro_batch", micro_batch))
-        if micro_batch is not None and what not in checked:  # while it is traced, a sum passes for a mean
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, batch)))
+        if micro_batch is not None and what not in checked and not traced:  # traced, a sum passes for a mean
             _objective(*what, params, batch)
             checked.add(what)
         return _advance(*what, thirds_every, now, params, state, batch)

@@ -464,7 +464,7 @@ def test_a_batch_may_change_from_step_to_step(rate):
 
 
 def test_micro_batches_leave_the_trajectory_as_it_is_and_a_sum_is_refused(rate, bare):
-    """A sum over pieces would be another loss: refused before the first step, each loss once."""
+    """A sum over pieces would be another loss: refused where it is evaluated, also after it passed in traced code."""
     sizes, transformation = set(), eoslib.constrained_gradient_descent(rate)
     pieces = {"batch": (INPUTS, TARGETS), "micro_batch": 3}
 
@@ -478,8 +478,10 @@ def test_micro_batches_leave_the_trajectory_as_it_is_and_a_sum_is_refused(rate, 
         params = optax.apply_updates(params, updates)
     assert_same(params, bare[0])
     assert max(sizes) <= 3 < len(TARGETS)
+    total = functools.partial(transformation.update, loss_fn=lambda p, b: len(b[1]) * loss(p, b), **pieces)
+    jax.eval_shape(total, None, state, params)
     with pytest.raises(ValueError, match="mean over samples"):
-        transformation.update(None, state, params, loss_fn=lambda p, b: len(b[1]) * loss(p, b), **pieces)
+        total(None, state, params)
 
 
 def test_a_loss_may_close_over_what_an_outer_jit_traces(rate, bare):

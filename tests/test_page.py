@@ -4,11 +4,13 @@ import csv
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import xarray as xr
 
 from selfstab.page import COLORS, Page
 from selfstab.records import store
+from selfstab.records.claims import furthest, several
 from selfstab.runs import compute
 
 WORDS = {"caption": "Two lines and three dots, drawn.", "alt": "Two lines that cross and three dots."}
@@ -238,3 +240,13 @@ def test_a_page_records_what_it_shows(page, tmp_path):
     other.close()
     with pytest.raises(ValueError, match="ids used by two notebooks: one"):
         store.collect("test")
+
+
+def test_a_nan_among_runs_is_the_worst_of_them():
+    """Python's max and min pass over one, or return it, by its place in the row."""
+    assert several([1, 3, 2]) == {"measured": 3.0, "each": [1.0, 3.0, 2.0]}
+    assert several([1, 3, 2], min)["measured"] == 1.0
+    assert (furthest([0.5, 1.2]), furthest([-3, 1], 0.0)) == (0.5, -3.0)
+    for row in ([1.0, np.nan], [np.nan, 1.0]):
+        assert np.isnan([several(row)["measured"], several(row, min)["measured"], furthest(row)]).all()
+    assert np.isnan(furthest([]))
